@@ -199,13 +199,21 @@ fn continue_reign(hello: &Hello, held: &Held) -> Result<Admitted, Refusal> {
             ),
         ));
     }
-    check_history(hello, held)?;
+    // The reigning primary after a restart that left it less than this target
+    // holds: it asks for its own history back.
+    let takes_image = same_term
+        && hello.position == Position::default()
+        && hello.pending.is_none()
+        && held.position.epoch > Epoch::ZERO;
+    if !takes_image {
+        check_history(hello, held)?;
+    }
     Ok(Admitted {
         reign: Reign {
             term: hello.term,
             primary: Some(hello.primary),
         },
-        takes_image: false,
+        takes_image,
     })
 }
 
@@ -275,6 +283,7 @@ mod tests {
         }
     }
 
+    /// Zero is the position of one that has nothing.
     fn hello(term: u64, primary: PrimaryId, epoch: u64) -> Hello {
         Hello {
             name: "kv".parse().unwrap(),

@@ -17,6 +17,12 @@ pub trait Replica {
     /// What to tell the peer.
     fn set_reign(&mut self, reign: Reign) -> Result<(), String>;
 
+    /// Makes everything that is held durable.
+    ///
+    /// # Errors
+    /// What to tell the peer.
+    fn persist(&mut self) -> Result<(), String>;
+
     /// Stores a delta that follows, and applies it; when it returns, the level
     /// holds here.
     ///
@@ -61,10 +67,13 @@ impl Session {
     pub fn greet(hello: &Hello, replica: &mut dyn Replica) -> Result<Greeting, Refusal> {
         let held = replica.held();
         let admitted = admit(hello, &held)?;
+        // The welcome is an acknowledgement at the strongest level of all that
+        // is held: a primary that finds its pending epoch here does not send it
+        // again.
+        let failed = |text| held.refuse(RefusalCode::Failed, text);
+        replica.persist().map_err(failed)?;
         if admitted.reign != held.reign {
-            replica
-                .set_reign(admitted.reign)
-                .map_err(|text| held.refuse(RefusalCode::Failed, text))?;
+            replica.set_reign(admitted.reign).map_err(failed)?;
         }
         Ok(Greeting {
             session: Self {

@@ -1,0 +1,198 @@
+//! The areas that a backup holds.
+
+use super::{BackupError, Limits};
+use crate::replica::{Replica, open_store, recover, report};
+use afterimage_area_abi::AreaName;
+use afterimage_delta::Epoch;
+use afterimage_protocol::status::AreaReport;
+use afterimage_protocol::target::Replica as _;
+use afterimage_protocol::{Held, Position, Refusal, RefusalCode};
+use afterimage_store::StoreError;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One area and how many primaries are connected to it.
+#[derive(Debug)]
+pub(super) struct Area {
+    replica: Mutex<Replica>,
+    connected: AtomicUsize,
+}
+
+/// All of them, by name.
+#[derive(Debug)]
+pub(super) struct Areas {
+    dir: PathBuf,
+    limits: Limits,
+    areas: Mutex<BTreeMap<AreaName, Arc<Area>>>,
+}
+
+impl Area {
+    fn new(replica: Replica) -> Arc<Self> {
+        Arc::new(Self {
+            replica: Mutex::new(replica),
+            connected: AtomicUsize::new(0),
+        })
+    }
+
+    /// The replica, for one message.
+    ///
+    /// A thread that panicked while it held the lock may have left store and
+    /// image apart, so its area is not used again.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Replica>, Refusal> {
+        self.replica.lock().map_err(|poisoned| {
+            let held = poisoned.get_ref().held();
+            refuse(
+                &held,
+                RefusalCode::Failed,
+                "this area failed; see the backup's log",
+            )
+        })
+    }
+
+    /// Counts a connected primary as long as the result lives.
+    pub(super) fn connect(self: &Arc<Self>) -> Connected {
+        self.connected.fetch_add(1, Ordering::AcqRel);
+        Connected(Arc::clone(self))
+    }
+
+    fn report(&self, name: &AreaName) -> AreaReport {
+        let (replica, state) = match self.replica.lock() {
+            Ok(replica) => (replica, "running"),
+            Err(poisoned) => (poisoned.into_inner(), "failed; see the backup's log"),
+        };
+        let held = replica.held();
+        AreaReport {
+            name: name.to_string(),
+            len: held.len,
+            term: held.reign.term.0,
+            primary: held.reign.primary.map(|p| p.to_string()),
+            epoch: replica.epoch().0,
+            acknowledged: replica.store().synced_epoch().0,
+            connected: Some(self.connected.load(Ordering::Acquire) > 0),
+            state: state.to_owned(),
+            ..AreaReport::default()
+        }
+    }
+}
+
+/// Presence of a primary.
+#[derive(Debug)]
+pub(super) struct Connected(Arc<Area>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Areas {
+    pub(super) fn open(dir: &Path, limits: Limits) -> Result<Self, BackupError> {
+        let unusable = |source| BackupError::Directory {
+            path: dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dir).map_err(unusable)?;
+        let mut areas = BTreeMap::new();
+        for entry in fs::read_dir(dir).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
+            let name = entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.parse::<AreaName>().ok());
+            let Some(name) = name.filter(|_| entry.path().is_dir()) else {
+                continue;
+            };
+            let path = entry.path();
+            let area = recover(&path).map_err(|source| BackupError::Area { path, source })?;
+            if let Some(replica) = area {
+                tracing::info!(area = %name, epoch = %replica.epoch(), "recovered");
+                areas.insert(name, Area::new(replica));
+            }
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            limits,
+            areas: Mutex::new(areas),
+        })
+    }
+
+    fn map(&self) -> MutexGuard<'_, BTreeMap<AreaName, Arc<Area>>> {
+        // The map is changed by single insertions, so a panic elsewhere leaves
+        // it whole.
+        self.areas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An area that is there.
+    pub(super) fn find(&self, name: &AreaName) -> Result<Arc<Area>, Refusal> {
+        self.map().get(name).cloned().ok_or_else(|| {
+            refuse(
+                &nothing(0),
+                RefusalCode::Unknown,
+                format!("no area {name} is held here"),
+            )
+        })
+    }
+
+    /// An area that is there, or a new one of this length.
+    pub(super) fn find_or_create(&self, name: &AreaName, len: u64) -> Result<Arc<Area>, Refusal> {
+        let mut areas = self.map();
+        if let Some(area) = areas.get(name) {
+            return Ok(Arc::clone(area));
+        }
+        let used: u64 = areas
+            .values()
+            .map(|a| a.lock().map_or(0, |replica| replica.held().len))
+            .sum();
+        if areas.len() >= self.limits.areas || used.saturating_add(len) > self.limits.bytes {
+            return Err(refuse(
+                &nothing(len),
+                RefusalCode::Full,
+                format!(
+                    "no room for area {name} of {len} bytes: this backup holds at most {} areas and {} bytes",
+                    self.limits.areas, self.limits.bytes
+                ),
+            ));
+        }
+        let (store, image) = open_store(&self.dir.join(name.as_str()), name, len)
+            .map_err(|e| refuse(&nothing(len), RefusalCode::Failed, report(&e)))?;
+        let area = Area::new(Replica::new(store, image));
+        areas.insert(name.clone(), Arc::clone(&area));
+        tracing::info!(area = %name, len, "new area");
+        Ok(area)
+    }
+
+    pub(super) fn reports(&self) -> Vec<AreaReport> {
+        let areas = self.map().clone();
+        areas.iter().map(|(name, area)| area.report(name)).collect()
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let areas = self.map().clone();
+        for area in areas.values() {
+            if let Ok(mut replica) = area.replica.lock() {
+                replica.sync()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn nothing(len: u64) -> Held {
+    Held {
+        len,
+        reign: afterimage_area_abi::Reign::default(),
+        position: Position::default(),
+    }
+}
+
+pub(super) fn refuse(held: &Held, code: RefusalCode, text: impl Into<String>) -> Refusal {
+    Refusal {
+        code,
+        term: held.reign.term,
+        epoch: Epoch(held.position.epoch.0),
+        text: text.into(),
+    }
+}
