@@ -258,8 +258,12 @@ fn report(status: &StatusHandle, links: &[(String, Shared)]) -> Report {
     )];
     let areas = status.areas.iter().map(|area| {
         let targets = links.iter().find(|(name, _)| *name == area.name);
+        let mut primary = None;
         let targets = match targets.map(|(_, shared)| shared.0.try_lock()) {
-            Some(Ok(targets)) => targets.reports(),
+            Some(Ok(targets)) => {
+                primary = Some(targets.primary().to_string());
+                targets.reports()
+            }
             Some(Err(TryLockError::WouldBlock)) => {
                 notes.push(format!(
                     "area {}: a commit is waiting for its targets",
@@ -274,7 +278,7 @@ fn report(status: &StatusHandle, links: &[(String, Shared)]) -> Report {
             name: area.name.clone(),
             len: area.data_len,
             term: area.term,
-            primary: None,
+            primary,
             epoch: area.committed,
             acknowledged: area.acknowledged,
             connected: None,

@@ -48,6 +48,7 @@ fn text(report: &Report) -> String {
 fn describe(out: &mut String, area: &AreaReport) {
     let reign = match &area.primary {
         Some(primary) => format!("primary {primary}"),
+        None if area.tracker.is_some() => "busy".to_owned(),
         None => "unclaimed".to_owned(),
     };
     // Writing to a string does not fail.

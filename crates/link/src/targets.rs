@@ -5,7 +5,7 @@ mod open;
 use crate::directory::Directory;
 use crate::remote::{Attempt, Remote};
 use crate::{OnLoss, TargetUrl};
-use afterimage_area_abi::{Level, Outcome};
+use afterimage_area_abi::{Level, Outcome, PrimaryId};
 use afterimage_delta::{Delta, Epoch, Image, Term};
 use afterimage_protocol::status::TargetReport;
 use afterimage_protocol::{Hello, Position};
@@ -215,6 +215,12 @@ impl Targets {
     #[must_use]
     pub fn term(&self) -> Term {
         self.hello.term
+    }
+
+    /// Identity of this primary.
+    #[must_use]
+    pub fn primary(&self) -> PrimaryId {
+        self.hello.primary
     }
 
     /// Last epoch that holds at the quorum.
