@@ -1,4 +1,5 @@
 //! Targets and backup over real sockets and directories, in one process.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use afterimage_area_abi::{AreaName, Level, Outcome};
 use afterimage_delta::{Delta, DeltaBuilder, Epoch, Image, PAGE_SIZE, PageIndex, Term};
@@ -239,5 +240,32 @@ fn without_enough_answers_nothing_is_opened() {
     assert!(
         matches!(error, OpenError::Unreachable { needed: 2, .. }),
         "{error}"
+    );
+}
+
+#[test]
+fn a_newer_connection_ends_the_older_one_of_the_same_area() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = backup(dir.path());
+    let home = tempfile::tempdir().unwrap();
+    let local = format!("dir:{}", home.path().join("kv").display());
+    let both = settings(&[&local, &backup.address.to_string()]);
+    let (mut targets, mut image) = Targets::open(&name(), LEN, &both).unwrap();
+    assert!(commit(&mut targets, &mut image, 1).is_held());
+    assert_eq!(
+        status(&backup.address).unwrap().areas[0].connected,
+        Some(true)
+    );
+    drop(targets);
+    let (mut again, mut image) = Targets::open(&name(), LEN, &both).unwrap();
+    for value in 2..5 {
+        assert_eq!(
+            commit(&mut again, &mut image, value),
+            Outcome::Held { targets: 2 }
+        );
+    }
+    assert_eq!(
+        status(&backup.address).unwrap().areas[0].connected,
+        Some(true)
     );
 }

@@ -2,6 +2,7 @@
 
 use super::{BackupError, Limits};
 use crate::replica::{Replica, open_store, recover, report};
+use crate::stream::Stream;
 use afterimage_area_abi::AreaName;
 use afterimage_delta::Epoch;
 use afterimage_protocol::status::AreaReport;
@@ -11,14 +12,16 @@ use afterimage_store::StoreError;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// One area and how many primaries are connected to it.
+/// One area and the connection of its primary.
 #[derive(Debug)]
 pub(super) struct Area {
     replica: Mutex<Replica>,
-    connected: AtomicUsize,
+    primary: Mutex<Option<(u64, Stream)>>,
+    /// Number of the last connection.
+    connections: AtomicU64,
 }
 
 /// All of them, by name.
@@ -33,7 +36,8 @@ impl Area {
     fn new(replica: Replica) -> Arc<Self> {
         Arc::new(Self {
             replica: Mutex::new(replica),
-            connected: AtomicUsize::new(0),
+            primary: Mutex::new(None),
+            connections: AtomicU64::new(0),
         })
     }
 
@@ -52,10 +56,19 @@ impl Area {
         })
     }
 
-    /// Counts a connected primary as long as the result lives.
-    pub(super) fn connect(self: &Arc<Self>) -> Connected {
-        self.connected.fetch_add(1, Ordering::AcqRel);
-        Connected(Arc::clone(self))
+    /// Makes a connection the one of the area's primary, as long as the result
+    /// lives. An older one is ended: it is a left-over of the same primary or
+    /// of one that no longer reigns, and what it buffers would come on top.
+    pub(super) fn connect(self: &Arc<Self>, stream: Stream) -> Connected {
+        let number = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut primary = lock(&self.primary);
+        if let Some((_, older)) = primary.replace((number, stream)) {
+            older.shutdown();
+        }
+        Connected {
+            area: Arc::clone(self),
+            number,
+        }
     }
 
     fn report(&self, name: &AreaName) -> AreaReport {
@@ -71,7 +84,7 @@ impl Area {
             primary: held.reign.primary.map(|p| p.to_string()),
             epoch: replica.epoch().0,
             acknowledged: replica.store().synced_epoch().0,
-            connected: Some(self.connected.load(Ordering::Acquire) > 0),
+            connected: Some(lock(&self.primary).is_some()),
             state: state.to_owned(),
             ..AreaReport::default()
         }
@@ -80,12 +93,24 @@ impl Area {
 
 /// Presence of a primary.
 #[derive(Debug)]
-pub(super) struct Connected(Arc<Area>);
+pub(super) struct Connected {
+    area: Arc<Area>,
+    number: u64,
+}
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.connected.fetch_sub(1, Ordering::AcqRel);
+        let mut primary = lock(&self.area.primary);
+        if primary.as_ref().is_some_and(|(n, _)| *n == self.number) {
+            *primary = None;
+        }
     }
+}
+
+/// For values that single assignments change, so that a panic elsewhere leaves
+/// them whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Areas {
@@ -120,9 +145,7 @@ impl Areas {
     }
 
     fn map(&self) -> MutexGuard<'_, BTreeMap<AreaName, Arc<Area>>> {
-        // The map is changed by single insertions, so a panic elsewhere leaves
-        // it whole.
-        self.areas.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.areas)
     }
 
     /// An area that is there.

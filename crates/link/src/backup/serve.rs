@@ -101,7 +101,11 @@ fn primary(backup: &Backup, connection: &mut Connection, hello: &Hello) -> Resul
         welcome,
         image,
     } = Session::greet(hello, &mut *area.lock()?)?;
-    let _connected = area.connect();
+    let stream = connection
+        .stream()
+        .try_clone()
+        .map_err(ConnectionError::from)?;
+    let _connected = area.connect(stream);
     tracing::info!(area = %hello.name, term = %welcome.term, epoch = %welcome.position.epoch, "primary connected");
     connection.send(&Message::Welcome(welcome))?;
     if let Some(image) = image {
