@@ -22,12 +22,19 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// A server whose data are in a directory.
+    /// A server whose data are in a directory, started with these options.
     ///
     /// # Errors
     /// If it does not start.
     pub fn embedded(options: &[&str]) -> anyhow::Result<Self> {
-        let world = World::new()?;
+        Self::embedded_in(World::new()?, options)
+    }
+
+    /// As [`Deployment::embedded`], in a world that is there.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn embedded_in(world: World, options: &[&str]) -> anyhow::Result<Self> {
         let target = world.embedded();
         Self {
             server: None,
@@ -43,19 +50,19 @@ impl Deployment {
     /// # Errors
     /// If one of them does not start.
     pub fn replicated(options: &[&str]) -> anyhow::Result<Self> {
-        Self::through(options, |backup| Ok(backup.target()))
+        Self::replicated_in(World::new()?, options, |backup| Ok(backup.target()))
     }
 
-    /// As [`Deployment::replicated`], but the server reaches the backup at the
-    /// target that `reach` returns.
+    /// As [`Deployment::replicated`], in a world that is there, and the server
+    /// reaches the backup at the target that `reach` returns.
     ///
     /// # Errors
     /// If one of them does not start, or `reach` fails.
-    pub fn through(
+    pub fn replicated_in(
+        world: World,
         options: &[&str],
         reach: impl FnOnce(&Backup) -> anyhow::Result<String>,
     ) -> anyhow::Result<Self> {
-        let world = World::new()?;
         let backup = world.backup(0)?;
         Self {
             server: None,

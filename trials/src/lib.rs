@@ -9,6 +9,7 @@ pub mod dice;
 pub mod fault;
 pub mod ledger;
 pub mod load;
+pub mod machines;
 pub mod process;
 pub mod programs;
 pub mod proxy;

@@ -3,17 +3,17 @@
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, LazyLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Longest wait for a program to be ready or to end.
+/// Longest wait for a process to be ready or to end.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of a log that an error shows at most.
@@ -56,6 +56,31 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// Takes the lines that programs print: the program's name, and the line.
+#[derive(Clone)]
+pub struct Echo(Arc<TakeLine>);
+
+type TakeLine = dyn Fn(&str, &str) + Send + Sync;
+
+impl Echo {
+    /// Calls `take` for each line, from any thread.
+    pub fn new(take: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    /// Drops all lines; they are in the logs all the same.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(|_, _| {})
+    }
+}
+
+impl std::fmt::Debug for Echo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Echo")
+    }
+}
+
 /// A program that runs. Dropping it kills it.
 ///
 /// It also dies with the thread that started it, so that nothing is left
@@ -65,16 +90,23 @@ pub struct Program {
     name: String,
     child: Child,
     lines: Receiver<String>,
+    /// Reads standard error to its end.
+    errors: Option<JoinHandle<()>>,
     log: PathBuf,
 }
 
 impl Program {
     /// Starts `command`, which the errors call `name`. All it prints goes to a
-    /// file in `logs`.
+    /// file in `logs` and to `echo`.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(mut command: Command, name: &str, logs: &Path) -> anyhow::Result<Self> {
+    pub fn start(
+        mut command: Command,
+        name: &str,
+        logs: &Path,
+        echo: &Echo,
+    ) -> anyhow::Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -84,7 +116,7 @@ impl Program {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(file.try_clone()?)
+            .stderr(Stdio::piped())
             // Ctrl-C is for whoever started the program: it kills it in order.
             .process_group(0);
         // SAFETY: between fork and exec only prctl(2) is called, which is
@@ -97,20 +129,29 @@ impl Program {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {name} ({:?})", command.get_program()))?;
-        let stdout = child.stdout.take().context("standard output is a pipe")?;
         let (sender, lines) = channel();
-        let mut file = file;
-        // Goes on to read to the end: a full pipe would stop the program.
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let stdout = child.stdout.take().context("standard output is a pipe")?;
+        let stderr = child.stderr.take().context("standard error is a pipe")?;
+        let copy = |mut file: File| {
+            let (echo, name) = (echo.clone(), name.to_owned());
+            move |line: &str| {
+                // A full disk must not stop the program.
                 let _ = writeln!(file, "{line}");
-                let _ = sender.send(line);
+                (echo.0)(&name, line);
             }
+        };
+        let mut copy_stdout = copy(file.try_clone()?);
+        read_lines(stdout, move |line| {
+            copy_stdout(line);
+            // Nobody may wait for lines any more.
+            let _ = sender.send(line.to_owned());
         });
+        let errors = read_lines(stderr, copy(file));
         Ok(Self {
             name: name.to_owned(),
             child,
             lines,
+            errors: Some(errors),
             log,
         })
     }
@@ -119,17 +160,21 @@ impl Program {
     /// line.
     ///
     /// # Errors
-    /// If it ends first, or takes longer than [`PATIENCE`]; with the last lines
+    /// If it ends first, or takes longer than `patience`; with the last lines
     /// that it printed.
-    pub fn wait_for_line(&mut self, start: &str) -> anyhow::Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn wait_for_line(&mut self, start: &str, patience: Duration) -> anyhow::Result<String> {
+        let deadline = Instant::now() + patience;
         loop {
             match self.line(deadline)? {
                 Some(line) if line.starts_with(start) => return Ok(line),
                 Some(_) => {}
                 None => {
-                    let status = self.child.wait()?;
-                    bail!("{} ended ({status}) before {start:?}{}", self.name, self.tail())
+                    let status = self.reap()?;
+                    bail!(
+                        "{} ended ({status}) before {start:?}{}",
+                        self.name,
+                        self.tail()
+                    )
                 }
             }
         }
@@ -145,14 +190,18 @@ impl Program {
             match self.lines.recv_timeout(left.min(ALERTNESS)) {
                 Ok(line) => return Ok(Some(line)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => bail!(
-                    "waited for {} longer than {PATIENCE:?}{}",
-                    self.name,
-                    self.tail()
-                ),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                    bail!("waited for {} in vain{}", self.name, self.tail())
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    /// Its process number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.
@@ -178,10 +227,28 @@ impl Program {
     /// # Errors
     /// If it does not end within [`PATIENCE`].
     pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_for_end(PATIENCE)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it does not end within `patience`.
+    pub fn wait_for_end(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
         // Its standard output ends with it.
         while self.line(deadline)?.is_some() {}
-        Ok(self.child.wait()?)
+        self.reap()
+    }
+
+    /// Takes the status of a program that has ended, once its log is complete.
+    fn reap(&mut self) -> anyhow::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        if let Some(errors) = self.errors.take() {
+            // A panic there only shortens the log.
+            let _ = errors.join();
+        }
+        Ok(status)
     }
 
     /// The end of what it printed, for an error message.
@@ -205,6 +272,23 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Reads to the end, line by line, in a thread: a full pipe would stop the
+/// program.
+fn read_lines(
+    from: impl Read + Send + 'static,
+    mut take: impl FnMut(&str) + Send + 'static,
+) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        // The end is the end, whatever the reason.
+        while matches!(from.read_until(b'\n', &mut line), Ok(1..)) {
+            take(String::from_utf8_lossy(&line).trim_end());
+            line.clear();
+        }
+    })
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {

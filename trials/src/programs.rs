@@ -1,10 +1,11 @@
 //! The programs under trial, started as a user would start them.
 
-use crate::process::Program;
+use crate::process::{Echo, PATIENCE, Program};
 use anyhow::{Context as _, bail};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Name of the area in all trials.
 pub const AREA: &str = "kv";
@@ -33,6 +34,7 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 #[derive(Debug)]
 pub struct World {
     folder: tempfile::TempDir,
+    echo: Echo,
 }
 
 impl World {
@@ -41,8 +43,16 @@ impl World {
     /// # Errors
     /// If no folder can be made.
     pub fn new() -> anyhow::Result<Self> {
+        Self::echoing(Echo::none())
+    }
+
+    /// An empty world whose programs' lines also go to `echo`.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn echoing(echo: Echo) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("afterimage-").tempdir()?;
-        Ok(Self { folder })
+        Ok(Self { folder, echo })
     }
 
     /// Where its files are.
@@ -66,8 +76,8 @@ impl World {
         command
             .args(["backup", "--listen", &format!("127.0.0.1:{port}"), "--dir"])
             .arg(self.path().join("backup"));
-        let mut program = Program::start(command, "backup", self.path())?;
-        let address = ready_on(&mut program)?;
+        let mut program = Program::start(command, "backup", self.path(), &self.echo)?;
+        let address = ready_on(&mut program, PATIENCE)?;
         Ok(Backup { program, address })
     }
 
@@ -77,7 +87,7 @@ impl World {
     /// If it does not become ready.
     pub fn server(&self, options: &[&str]) -> anyhow::Result<Server> {
         let mut program = self.server_unready(options)?;
-        let address = ready_on(&mut program)?;
+        let address = ready_on(&mut program, PATIENCE)?;
         Ok(Server { program, address })
     }
 
@@ -88,13 +98,21 @@ impl World {
     pub fn server_unready(&self, options: &[&str]) -> anyhow::Result<Program> {
         let mut command = Command::new(binary("afterimage-kv")?);
         command
-            .args(["--listen", "127.0.0.1:0", "--area", AREA, "--size", "16M"])
+            .args(["--listen", "127.0.0.1:0", "--area", AREA])
             .args(options)
             // Whatever the user has configured is none of a trial's business.
             .env_remove("AFTERIMAGE_TARGETS")
             .env("XDG_CONFIG_HOME", self.path().join("config"))
             .env("XDG_STATE_HOME", self.path().join("state"));
-        Program::start(command, "server", self.path())
+        Program::start(command, "server", self.path(), &self.echo)
+    }
+
+    /// Starts any program.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(&self, command: Command, name: &str) -> anyhow::Result<Program> {
+        Program::start(command, name, self.path(), &self.echo)
     }
 
     /// Makes the image of the backup at `address` the live area.
@@ -153,10 +171,15 @@ pub struct Server {
     pub address: SocketAddr,
 }
 
-fn ready_on(program: &mut Program) -> anyhow::Result<SocketAddr> {
-    let line = program.wait_for_line("ready on ")?;
+/// Waits until `program` says where it is ready.
+///
+/// # Errors
+/// If it does not within `patience`.
+pub fn ready_on(program: &mut Program, patience: Duration) -> anyhow::Result<SocketAddr> {
+    let line = program.wait_for_line("ready on ", patience)?;
     line.split_whitespace()
         .nth(2)
+        .map(|address| address.strip_prefix("tcp://").unwrap_or(address))
         .and_then(|address| address.parse().ok())
         .with_context(|| format!("no address in {line:?}"))
 }

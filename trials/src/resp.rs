@@ -45,6 +45,14 @@ impl Connection {
         })
     }
 
+    /// Another handle of its stream, with which another thread can end it.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn stream(&self) -> io::Result<TcpStream> {
+        self.stream.get_ref().try_clone()
+    }
+
     /// Adds a request to those that [`Connection::flush`] will send.
     pub fn push(&mut self, words: &[&[u8]]) {
         self.pending

@@ -1,10 +1,13 @@
 //! The backup dies, alone or together with the server.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use afterimage_trials::deployment::Deployment;
 use afterimage_trials::dice::Dice;
+use afterimage_trials::fault::Fault;
 use afterimage_trials::load::Load;
 use afterimage_trials::process::PATIENCE;
 use afterimage_trials::record::Record;
+use std::time::Duration;
 
 #[test]
 fn the_load_goes_on_when_the_killed_backup_is_back() {
@@ -31,17 +34,37 @@ fn nothing_is_acknowledged_while_the_only_backup_is_dead() {
     let mut deployment = Deployment::replicated(&["--on-loss", "wait"]).unwrap();
     let load = Load::on(deployment.address().unwrap()).start(Record::new(4, 0), &mut dice);
     load.wait_for(100, PATIENCE).unwrap();
-    deployment.kill_backup().unwrap();
+    let port = deployment.kill_backup().unwrap();
+    // Time in which a server that does not wait would acknowledge: it would be
+    // missing below.
+    std::thread::sleep(Duration::from_millis(300));
     deployment.kill_server().unwrap();
     let mut record = load.join().unwrap();
-    deployment.start_backup(0).unwrap();
-    let address = deployment.backup().unwrap().address;
-    deployment.world().promote(address).unwrap();
-    let target = format!("tcp://{address}");
-    let server = deployment.world().server(&["--target", &target]).unwrap();
-    let found = afterimage_trials::load::read_back(server.address, record.keys(), PATIENCE).unwrap();
-    assert_eq!(record.judge(&found), []);
-    record.settle(&found);
+    deployment.start_backup(port).unwrap();
+    deployment.take_over().unwrap();
+    assert_eq!(deployment.judge_twice(&mut record).unwrap(), []);
+}
+
+#[test]
+fn the_judge_notices_a_server_that_goes_on_without_its_backup() {
+    let mut dice = Dice::from_environment("negative control of waiting");
+    let mut deployment = Deployment::replicated(&["--on-loss", "continue"]).unwrap();
+    let load = Load::on(deployment.address().unwrap()).start(Record::new(4, 0), &mut dice);
+    load.wait_for(100, PATIENCE).unwrap();
+    let port = deployment.kill_backup().unwrap();
+    let goal = load.acknowledged() + 100;
+    load.wait_for(goal, PATIENCE).unwrap();
+    deployment.kill_server().unwrap();
+    let record = load.join().unwrap();
+    deployment.start_backup(port).unwrap();
+    deployment.take_over().unwrap();
+    let faults = record.judge(&deployment.read(&record).unwrap());
+    assert!(
+        faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Lost { .. })),
+        "{faults:?}"
+    );
 }
 
 #[test]

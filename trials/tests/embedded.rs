@@ -1,4 +1,5 @@
 //! The server with its data in a directory: killed and started again.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use afterimage_trials::deployment::Deployment;
 use afterimage_trials::dice::Dice;
@@ -23,7 +24,11 @@ fn acknowledged_writes_survive_sigkill_at_200_random_points() {
         record = after;
     }
     assert_eq!(record.refused(), 0);
-    assert!(record.acknowledged() > 200 * 100, "{}", record.acknowledged());
+    assert!(
+        record.acknowledged() > 200 * 100,
+        "{}",
+        record.acknowledged()
+    );
 }
 
 #[test]
@@ -33,7 +38,10 @@ fn the_judge_notices_a_server_that_acknowledges_too_early() {
     let mut record = Record::new(12, 2);
     for _ in 0..50 {
         let (after, faults) = deployment.kill_under_load(record, 1, &mut dice).unwrap();
-        if faults.iter().any(|fault| matches!(fault, Fault::Lost { .. })) {
+        if faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Lost { .. }))
+        {
             return;
         }
         record = after;

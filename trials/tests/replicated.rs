@@ -1,4 +1,5 @@
 //! The server with a backup: killed, and another one takes over.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use afterimage_trials::deployment::Deployment;
 use afterimage_trials::dice::Dice;
@@ -22,7 +23,11 @@ fn acknowledged_writes_survive_sigkill_at_200_random_points() {
         record = after;
     }
     assert_eq!(record.refused(), 0);
-    assert!(record.acknowledged() > 200 * 100, "{}", record.acknowledged());
+    assert!(
+        record.acknowledged() > 200 * 100,
+        "{}",
+        record.acknowledged()
+    );
 }
 
 #[test]
@@ -32,7 +37,10 @@ fn the_judge_notices_a_server_that_acknowledges_too_early() {
     let mut record = Record::new(12, 2);
     for _ in 0..50 {
         let (after, faults) = deployment.kill_under_load(record, 1, &mut dice).unwrap();
-        if faults.iter().any(|fault| matches!(fault, Fault::Lost { .. })) {
+        if faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Lost { .. }))
+        {
             return;
         }
         record = after;
@@ -66,14 +74,17 @@ fn a_primary_that_wakes_up_after_a_takeover_is_fenced() {
         old.program.signal(Signal::CONT).unwrap();
         let status = old.program.wait().unwrap();
         assert_eq!(status.code(), Some(3), "{status}{}", old.program.tail());
-        assert!(old.program.tail().contains("fenced"), "{}", old.program.tail());
+        assert!(
+            old.program.tail().contains("fenced"),
+            "{}",
+            old.program.tail()
+        );
         // Had it acknowledged anything after it woke up, that would be missing.
         let mut record = load.join().unwrap();
         assert_eq!(deployment.judge_twice(&mut record).unwrap(), []);
         // The next round's connections begin with empty records.
         let address = deployment.address().unwrap();
-        let mut client =
-            afterimage_trials::resp::Connection::open(address, PATIENCE).unwrap();
+        let mut client = afterimage_trials::resp::Connection::open(address, PATIENCE).unwrap();
         client.ask(&[b"FLUSHALL"]).unwrap();
     }
 }

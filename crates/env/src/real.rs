@@ -56,6 +56,9 @@ impl RealDisk {
     /// Takes a directory for writing: makes it (mode 0700, and its parents) if
     /// it is not there, and locks it against every other writer.
     ///
+    /// The lock goes with the process, however it ends. A forked child that
+    /// does not execute another program holds it too.
+    ///
     /// # Errors
     /// [`OpenError::InUse`] while another holder lives; [`OpenError::Io`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, OpenError> {

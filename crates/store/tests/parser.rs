@@ -53,6 +53,75 @@ fn put(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
+/// Seals a record again whose header was changed.
+fn seal(record: &mut [u8]) {
+    let sealed = checksum(&record[..68]);
+    put(record, 68, sealed);
+    let end = record.len() - 4;
+    put(record, end, sealed);
+}
+
+#[test]
+fn every_field_of_a_record_is_checked_by_itself() {
+    let (base, log, model) = sound();
+    // The first record is a delta, the second a reign: 72 + 32 + 8 bytes.
+    let first = 256..256 + 72 + usize::from(log[256 + 16]).next_multiple_of(8) + 8;
+    let second = first.end..first.end + 112;
+    let position = u32::try_from(second.start).unwrap();
+    for (record, at, value) in [
+        (&first, 4, 3),
+        (&first, 4, 2),
+        (&first, 8, 264),
+        (&first, 16, 0x7FFF_FFFF),
+        (&first, 24, 1),
+        (&first, 24, 3),
+        (&first, 32, 1),
+        (&first, 40, 248),
+        (&first, 40, 264),
+        (&first, 48, 7),
+        (&first, 52, 7),
+        (&first, 56, 1),
+        (&first, 64, 7),
+        (&second, 4, 1),
+        (&second, 24, 3),
+        (&second, 32, 2),
+        (&second, 40, position + 8),
+        (&second, 52, 7),
+    ] {
+        // Alone at the end, so that no later record betrays it.
+        let mut damaged = log[..record.end].to_vec();
+        open(&base, &damaged, &model).unwrap();
+        put(&mut damaged, record.start + at, value);
+        seal(&mut damaged[record.clone()]);
+        let disk = MemoryDisk::new();
+        disk.put(BASE, base.clone());
+        disk.put(LOG, damaged);
+        assert!(inspect(&disk).is_err(), "{at} {value}");
+        assert!(Store::open(disk).is_err(), "{at} {value}");
+    }
+}
+
+#[test]
+fn a_stored_term_that_goes_back_is_found() {
+    let disk = MemoryDisk::new();
+    let mut model = Model::new();
+    assert!(model.run(&disk, &[Compact, Reign(3), Reign(5)]).is_ok());
+    let (base, log) = (disk.content(BASE).unwrap(), disk.content(LOG).unwrap());
+    for (term, sound) in [(6, true), (4, true), (3, false), (2, false), (0, false)] {
+        let mut log = log.clone();
+        let record = &mut log[368..];
+        put(record, 32, term);
+        put(record, 72, term);
+        let content = checksum_append(checksum(&[0; 4]), &record[72..104]);
+        put(record, 64, content);
+        seal(record);
+        let disk = MemoryDisk::new();
+        disk.put(BASE, base.clone());
+        disk.put(LOG, log);
+        assert_eq!(Store::open(disk).is_ok(), sound, "{term}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

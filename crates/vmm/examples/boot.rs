@@ -1,7 +1,7 @@
 //! Boots a kernel with its console on this terminal:
 //!
 //! ```text
-//! boot KERNEL INITRD [tap=NAME,ADDRESS/PREFIX] [area=NAME,MIB]... [memory=MIB] [vcpus=N] [-- CMDLINE]
+//! boot KERNEL INITRD [tap=NAME,ADDRESS/PREFIX] [area=NAME,MIB]... [memory=MIB] [vcpus=N] [stop=SECONDS] [-- CMDLINE]
 //! ```
 
 use afterimage_delta::Image;
@@ -10,11 +10,12 @@ use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 fn main() -> Result<()> {
     tracing_subscriber::fmt().with_writer(io::stderr).init();
     let mut args = std::env::args().skip(1);
-    let usage = "usage: boot KERNEL INITRD [tap=NAME,ADDRESS/PREFIX] [area=NAME,MIB]... [memory=MIB] [vcpus=N] [-- CMDLINE]";
+    let usage = "usage: boot KERNEL INITRD [tap=NAME,ADDRESS/PREFIX] [area=NAME,MIB]... [memory=MIB] [vcpus=N] [stop=SECONDS] [-- CMDLINE]";
     let mut config = Config {
         kernel: args.next().context(usage)?.into(),
         initrd: Some(args.next().context(usage)?.into()),
@@ -28,11 +29,13 @@ fn main() -> Result<()> {
         },
         areas: Vec::new(),
     };
+    let mut stop_after = None;
     while let Some(arg) = args.next() {
         match arg.split_once('=') {
             None if arg == "--" => config.cmdline = args.by_ref().collect::<Vec<_>>().join(" "),
             Some(("memory", mib)) => config.memory_mib = mib.parse()?,
             Some(("vcpus", count)) => config.vcpus = count.parse()?,
+            Some(("stop", seconds)) => stop_after = Some(Duration::from_secs(seconds.parse()?)),
             Some(("tap", tap)) => config.net = Some(net(tap)?),
             Some(("area", area)) => config.areas.push(self::area(area)?),
             _ => bail!(usage),
@@ -40,6 +43,13 @@ fn main() -> Result<()> {
     }
     let machine = Machine::new(config)?;
     let status = machine.status();
+    if let Some(after) = stop_after {
+        let stop = machine.stop_handle();
+        std::thread::spawn(move || {
+            std::thread::sleep(after);
+            stop.stop();
+        });
+    }
     let end = machine.run()?;
     eprintln!("{end:?} {:#?}", status.read());
     Ok(())

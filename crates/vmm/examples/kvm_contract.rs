@@ -15,7 +15,10 @@ fn main() -> Result<()> {
     for pages in [8, 63, 64, 65, 70, 200] {
         let start = Instant::now();
         kvm_log_contract(pages, 1, epochs)?;
-        println!("kvm-log, {pages} pages: kept its contract in {:?}", start.elapsed());
+        println!(
+            "kvm-log, {pages} pages: kept its contract in {:?}",
+            start.elapsed()
+        );
     }
     for fault in Fault::ALL {
         match kvm_log_negative_control(fault, 1)? {

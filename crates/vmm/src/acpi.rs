@@ -213,7 +213,10 @@ mod tests {
         assert!(ACPI_TABLES + tables.bytes.len() as u64 <= MIB);
         let root = &tables.bytes[usize::try_from(tables.rsdp - ACPI_TABLES).unwrap()..][..36];
         assert_eq!((&root[..8], sum(root)), (&b"RSD PTR "[..], 0));
-        let xsdt = at(&tables, u64::from_le_bytes(root[24..32].try_into().unwrap()));
+        let xsdt = at(
+            &tables,
+            u64::from_le_bytes(root[24..32].try_into().unwrap()),
+        );
         assert_eq!((&xsdt[..4], sum(xsdt)), (&b"XSDT"[..], 0));
         let entries: Vec<u64> = xsdt[36..]
             .chunks_exact(8)
@@ -229,8 +232,12 @@ mod tests {
         );
         assert_eq!((&dsdt[..4], sum(dsdt)), (&b"DSDT"[..], 0));
         let processors = found[1][44..].chunks_exact(8).take(4);
-        assert!(processors.enumerate().all(|(id, entry)| entry[..2] == [0, 8]
-            && usize::from(entry[3]) == id
-            && entry[4] == 1));
+        assert!(
+            processors
+                .enumerate()
+                .all(|(id, entry)| entry[..2] == [0, 8]
+                    && usize::from(entry[3]) == id
+                    && entry[4] == 1)
+        );
     }
 }

@@ -4,6 +4,7 @@
 use crate::config::AreaConfig;
 use crate::error::{Error, SystemContext};
 use crate::layout::AreaPlace;
+use crate::seldom::Seldom;
 use crate::status::AreaStatus;
 use afterimage_area_abi::control::CONTROL_LEN;
 use afterimage_area_abi::{Level, Outcome};
@@ -43,6 +44,10 @@ pub trait Targets: Send {
         before: &Image,
         level: Option<Level>,
     ) -> Result<Outcome, TargetsError>;
+
+    /// Told after the last committed delta has become part of the image: the
+    /// moment for work that needs all of it, such as compaction.
+    fn completed(&mut self, _image: &Image) {}
 
     /// How the targets stand.
     fn describe(&self) -> TargetsInfo;
@@ -148,6 +153,7 @@ impl MountedArea {
             checkpointer,
             targets,
             stopped: None,
+            attaches: Seldom::default(),
         };
         let device = AreaDevice::new(&name, place.data_len, tracker_name, control, backend);
         let area = Self {
@@ -224,6 +230,7 @@ struct TrackedArea {
     targets: Box<dyn Targets>,
     /// Why no more commits are taken.
     stopped: Option<String>,
+    attaches: Seldom,
 }
 
 impl TrackedArea {
@@ -248,6 +255,7 @@ impl TrackedArea {
             // In doubt: it was sent and may be part of history.
             Outcome::Held { .. } | Outcome::Degraded { .. } | Outcome::InDoubt => {
                 prepared.complete()?;
+                self.targets.completed(self.checkpointer.image());
             }
         }
         Ok(Done { pages, outcome })
@@ -264,12 +272,15 @@ impl TrackedArea {
 impl AreaBackend for TrackedArea {
     fn attach(&mut self, owner: AddressSpace) -> Result<Done, CommandError> {
         let done = self.abort()?;
-        tracing::info!(
-            area = self.name,
-            root = format_args!("{:#x}", owner.root()),
-            undone_pages = done.pages,
-            "attached"
-        );
+        if let Some(unsaid) = self.attaches.pass() {
+            tracing::info!(
+                area = self.name,
+                root = format_args!("{:#x}", owner.root()),
+                undone_pages = done.pages,
+                unsaid,
+                "attached"
+            );
+        }
         Ok(done)
     }
 
@@ -293,9 +304,7 @@ impl AreaBackend for TrackedArea {
         }
     }
 
-    fn detach(&mut self) {
-        tracing::info!(area = self.name, "detached");
-    }
+    fn detach(&mut self) {}
 
     fn standing(&self) -> Standing {
         let info = self.targets.describe();

@@ -188,7 +188,11 @@ pub(crate) fn segment(descriptor: u64, index: u16) -> kvm_segment {
     let pages = flags >> 7;
     kvm_segment {
         base: u64::from(u32::from_le_bytes([b0, b1, b2, b3])),
-        limit: if pages == 1 { limit << 12 | 0xfff } else { limit },
+        limit: if pages == 1 {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        },
         selector: index * 8,
         type_: access & 0xf,
         s: access >> 4 & 1,

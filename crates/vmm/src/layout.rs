@@ -109,10 +109,9 @@ impl Layout {
             return Err(LayoutError::Memory { mib: memory_mib });
         }
         let size = memory_mib * MIB;
-        let mut ram = vec![0..size.min(LOW_RAM_END)];
-        if size > LOW_RAM_END {
-            ram.push(HIGH_RAM_START..HIGH_RAM_START + (size - LOW_RAM_END));
-        }
+        let low = 0..size.min(LOW_RAM_END);
+        let high = HIGH_RAM_START..HIGH_RAM_START + (size - low.end);
+        let ram: Vec<_> = [low, high].into_iter().filter(|r| !r.is_empty()).collect();
         let ram_end = ram[ram.len() - 1].end.max(HIGH_RAM_START);
         let mut areas = Vec::with_capacity(area_lens.len());
         let mut free_from = ram_end;

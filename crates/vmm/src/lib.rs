@@ -27,6 +27,7 @@ mod layout;
 mod machine;
 mod net;
 pub mod probe;
+mod seldom;
 pub mod selftest;
 mod status;
 mod tap;

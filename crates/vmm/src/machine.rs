@@ -14,9 +14,7 @@ use crate::status::{ExitCounters, StatusHandle};
 use crate::tap::Tap;
 use crate::vcpu::{self, Shared};
 use crate::{boot, probe};
-use afterimage_devices::virtio::{
-    DeviceMemory, Interrupt, MacAddress, MmioTransport, Net, RX, TX,
-};
+use afterimage_devices::virtio::{DeviceMemory, Interrupt, MacAddress, MmioTransport, Net, RX, TX};
 use afterimage_devices::{
     Bus, BusDevice, PciConfig, PowerControl, PowerSwitch, ResetPort, SerialPort,
 };
@@ -58,7 +56,8 @@ pub enum End {
 /// Ends a running machine from outside; the guest is not asked.
 #[derive(Clone)]
 pub struct StopHandle {
-    shared: Arc<Shared>,
+    /// As in [`Shared`], which is not held here: it holds memory and tap.
+    stop: Arc<AtomicBool>,
     kicks: Vec<Kick>,
 }
 
@@ -66,7 +65,7 @@ impl StopHandle {
     /// Gets all vCPUs out of the guest and ends [`Machine::run`]. A commit
     /// that is under way comes to its end first.
     pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
         self.kicks.iter().for_each(Kick::kick);
     }
 }
@@ -121,7 +120,7 @@ impl Machine {
             power,
             exits: ExitCounters::default(),
             console_lost,
-            stop: AtomicBool::new(false),
+            stop: Arc::new(AtomicBool::new(false)),
         });
         let vcpus = make_vcpus(&kvm, &vm, &supported, config.vcpus, entry)?;
         let kicks = vcpus.iter().map(Kick::new).collect::<Result<_, _>>()?;
@@ -133,7 +132,7 @@ impl Machine {
         Ok(Self {
             vcpus,
             stop: StopHandle {
-                shared: shared.clone(),
+                stop: shared.stop.clone(),
                 kicks,
             },
             shared,
@@ -162,9 +161,8 @@ impl Machine {
                 .name(format!("vcpu {id}"))
                 .spawn(move || {
                     let entered = kick.enter();
-                    let result = catch_unwind(AssertUnwindSafe(|| {
-                        vcpu::run(id, &mut vcpu, &shared)
-                    }));
+                    let result =
+                        catch_unwind(AssertUnwindSafe(|| vcpu::run(id, &mut vcpu, &shared)));
                     drop(entered);
                     let result = result.unwrap_or_else(|_| {
                         Err(Error::Vcpu {
@@ -202,7 +200,8 @@ impl Machine {
         self.stop.clone()
     }
 
-    /// Tells what the machine does, also while it runs.
+    /// Tells what the machine does, while it runs and afterwards. The handle
+    /// keeps the machine's areas and its tap: drop it when it is done with.
     #[must_use]
     pub fn status(&self) -> StatusHandle {
         StatusHandle(self.shared.clone())
@@ -380,4 +379,38 @@ fn make_vcpus(
             Ok(vcpu)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::MIB;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn devices_have_no_address_for_anything_in_an_area() {
+        let layout = Layout::new(64, &[2 * MIB, 64 * MIB], 40).unwrap();
+        let memory = map_ram(&layout, 64).unwrap();
+        for area in &layout.areas {
+            for address in [
+                area.start,
+                area.doorbell().start,
+                area.data(),
+                area.end() - 1,
+            ] {
+                let address = GuestAddress(address);
+                assert!(memory.write_slice(&[1], address).is_err());
+                assert!(memory.read_slice(&mut [0], address).is_err());
+            }
+        }
+        assert!(memory.write_slice(&[1], GuestAddress(0)).is_ok());
+    }
+
+    #[test]
+    fn a_tap_has_the_same_address_at_every_start_and_none_that_is_in_use() {
+        assert_eq!(mac_for("afi0"), mac_for("afi0"));
+        assert_ne!(mac_for("afi0"), mac_for("afi1"));
+        // Locally administered, and no multicast.
+        assert_eq!(mac_for("afi0").0[0] & 3, 2);
+    }
 }

@@ -123,8 +123,7 @@ impl<T: Tracker> GuestSubject<T> {
             source,
         };
         let image = Image::new(len).map_err(|e| area_error(e.into()))?;
-        let checkpointer =
-            Checkpointer::new(memory, tracker(log), image).map_err(area_error)?;
+        let checkpointer = Checkpointer::new(memory, tracker(log), image).map_err(area_error)?;
         Ok(Self {
             guest,
             checkpointer,

@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) exits: ExitCounters,
     pub(crate) console_lost: Arc<AtomicU64>,
     /// Set to end all vCPU threads; they are kicked then.
-    pub(crate) stop: AtomicBool,
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// Longest store or load of one instruction that KVM hands out.

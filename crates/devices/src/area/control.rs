@@ -134,9 +134,7 @@ mod tests {
         assert_eq!(control.command(SLOT_COUNT), None);
         control.reply(63, &Reply::refused(9, super::super::CommandError::Stopped));
         let mut error = [0; 4];
-        slice
-            .read_slice(&mut error, 4096 + 63 * 128 + 64)
-            .unwrap();
+        slice.read_slice(&mut error, 4096 + 63 * 128 + 64).unwrap();
         assert_eq!(u32::from_le_bytes(error), 6);
     }
 

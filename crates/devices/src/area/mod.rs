@@ -202,11 +202,7 @@ impl<B: AreaBackend> AreaDevice<B> {
         self.control.update_header(&self.header);
     }
 
-    fn carry_out(
-        &mut self,
-        request: Request,
-        caller: AddressSpace,
-    ) -> Result<Done, CommandError> {
+    fn carry_out(&mut self, request: Request, caller: AddressSpace) -> Result<Done, CommandError> {
         if request.verb == Verb::Attach {
             let done = self.backend.attach(caller)?;
             self.owner = Some(caller);

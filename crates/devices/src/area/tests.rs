@@ -98,6 +98,15 @@ impl World {
     }
 }
 
+impl World {
+    fn attach(&mut self, cr3: u64) {
+        assert_eq!(
+            self.ask(cr3, Verb::Attach),
+            Ok(Outcome::Held { targets: 0 })
+        );
+    }
+}
+
 const COMMIT: Verb = Verb::Commit { level: None };
 
 #[test]
@@ -116,17 +125,17 @@ fn an_attached_application_commits_and_reads_its_epoch() {
 #[test]
 fn the_same_process_is_known_under_another_pcid() {
     let mut world = World::new();
-    world.ask(APP | 3, Verb::Attach).unwrap();
+    world.attach(APP | 3);
     assert!(world.ask(APP | 7 | 1 << 63, COMMIT).is_ok());
 }
 
 #[test]
 fn a_new_owner_replaces_the_old_one_who_is_told() {
     let mut world = World::new();
-    world.ask(APP, Verb::Attach).unwrap();
+    world.attach(APP);
     let other = 0x7777_0000;
     assert_eq!(world.ask(other, COMMIT), Err(CommandError::NotOwner));
-    world.ask(other, Verb::Attach).unwrap();
+    world.attach(other);
     assert_eq!(world.ask(APP, COMMIT), Err(CommandError::NotOwner));
     assert_eq!(world.ask(APP, Verb::Abort), Err(CommandError::NotOwner));
     assert_eq!(world.ask(APP, Verb::Detach), Err(CommandError::NotOwner));
@@ -166,14 +175,14 @@ fn an_attach_repairs_a_header_that_was_written_over() {
     let before = world.header();
     let slice = world.memory.as_volatile_slice();
     slice.write_slice(&[0xff; 4096], 0).unwrap();
-    world.ask(APP, Verb::Attach).unwrap();
+    world.attach(APP);
     assert_eq!(world.header(), before);
 }
 
 #[test]
 fn a_stopped_backend_is_answered_not_hidden() {
     let mut world = World::new();
-    world.ask(APP, Verb::Attach).unwrap();
+    world.attach(APP);
     world.device.backend.stopped = true;
     assert_eq!(world.ask(APP, COMMIT), Err(CommandError::Stopped));
     assert_eq!(world.device.counters().refused, 1);
@@ -243,4 +252,52 @@ proptest! {
             prop_assert!(!moved || owner == Some(caller));
         }
     }
+}
+
+/// Rows `| offset | length | \`field\` |` of the table that follows a line.
+fn documented(after: &str) -> Vec<(usize, usize, String)> {
+    let page = include_str!("../../../../docs/reference/area.md");
+    let (_, rest) = page.split_once(after).expect("the page has this line");
+    let rows = rest.lines().skip_while(|line| !line.starts_with('|'));
+    rows.take_while(|line| line.starts_with('|'))
+        .filter_map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let field = cells[3].strip_prefix('`')?.strip_suffix('`')?;
+            Some((cells[1].parse().ok()?, cells[2].parse().ok()?, field.into()))
+        })
+        .collect()
+}
+
+macro_rules! fields {
+    ($of:ty: $($field:ident)*) => {{
+        let mut ends: Vec<usize> = vec![$(std::mem::offset_of!($of, $field)),*];
+        ends.push(size_of::<$of>());
+        let names = [$(stringify!($field)),*];
+        let lens = ends.windows(2).map(|w| (w[0], w[1] - w[0]));
+        lens.zip(names).map(|((at, len), name)| (at, len, name.to_owned())).collect::<Vec<_>>()
+    }};
+}
+
+#[test]
+fn the_reference_page_gives_the_layout_as_it_is() {
+    let header = fields!(ControlHeader: magic abi_version slot_count name data_len term committed
+        acknowledged targets quorum level last_bad_ring tracker);
+    assert_eq!(documented("### Header"), header);
+    let command = fields!(Command: verb level sequence transaction reserved);
+    assert_eq!(documented("Command, written by"), command);
+    let reply = fields!(Reply: error outcome held wanted epoch term sequence pages reserved);
+    assert_eq!(documented("Reply, 64 bytes behind"), reply);
+}
+
+#[test]
+fn the_reference_page_lists_every_error_code() {
+    let page = include_str!("../../../../docs/reference/area.md");
+    let (_, codes) = page.split_once("## Error codes").unwrap();
+    let (codes, _) = codes.split_once("\n## ").unwrap();
+    let listed: Vec<u32> = codes
+        .lines()
+        .filter_map(|row| row.split('|').nth(1)?.trim().parse().ok())
+        .collect();
+    let all: Vec<u32> = CommandError::ALL.iter().map(|e| e.code()).collect();
+    assert_eq!(listed, all);
 }

@@ -226,9 +226,21 @@ impl MmioTransport {
 fn sound(queue: &Queue, memory: &DeviceMemory) -> bool {
     let size = usize::from(queue.size());
     queue.ready()
-        && memory.check_range(GuestAddress(queue.desc_table()), 16 * size, Permissions::Read)
-        && memory.check_range(GuestAddress(queue.avail_ring()), 6 + 2 * size, Permissions::Read)
-        && memory.check_range(GuestAddress(queue.used_ring()), 6 + 8 * size, Permissions::Write)
+        && memory.check_range(
+            GuestAddress(queue.desc_table()),
+            16 * size,
+            Permissions::Read,
+        )
+        && memory.check_range(
+            GuestAddress(queue.avail_ring()),
+            6 + 2 * size,
+            Permissions::Read,
+        )
+        && memory.check_range(
+            GuestAddress(queue.used_ring()),
+            6 + 8 * size,
+            Permissions::Write,
+        )
 }
 
 fn half(value: u64, page: u32) -> u32 {

@@ -226,12 +226,7 @@ impl<F: Frames> Net<F> {
         Ok(turn)
     }
 
-    fn tell(
-        &self,
-        queue: &mut Queue,
-        memory: &DeviceMemory,
-        used: bool,
-    ) -> Result<(), QueueError> {
+    fn tell(&self, queue: &mut Queue, memory: &DeviceMemory, used: bool) -> Result<(), QueueError> {
         if used && queue.needs_notification(memory)? {
             // Fails only when the counter of the line is full, and then an
             // interrupt is on its way already.

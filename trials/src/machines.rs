@@ -1,0 +1,114 @@
+//! The key-value server in a virtual machine, and another machine that takes
+//! over.
+//!
+//! Both have the same network address, one after the other, so that clients
+//! only have to connect again.
+
+use crate::process::Program;
+use crate::programs::{AREA, Backup, World, binary, ready_on};
+use anyhow::Context as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// Longest wait for a guest to boot and to serve clients. Emulated machines on
+/// a busy host take their time.
+pub const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+
+/// The tap that connects the guest.
+const TAP: &str = "afterimage0";
+
+/// The host's end of it.
+const HOST_ADDRESS: &str = "10.77.0.1";
+
+/// Where the guest's server listens.
+const GUEST_ADDRESS: &str = "10.77.0.2";
+
+/// Length of both addresses' network prefix.
+const PREFIX: u8 = 24;
+
+/// The server's port, the one that clients try by themselves.
+const PORT: u16 = 6379;
+
+/// A guest's files.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// A stock kernel (bzImage).
+    pub kernel: PathBuf,
+    /// Its initrd, with `/bin/afterimage-kv`.
+    pub initrd: PathBuf,
+}
+
+/// A virtual machine and a backup.
+#[derive(Debug)]
+pub struct Machines {
+    // Dropped in this order: machine, backup, files.
+    machine: Option<Program>,
+    backup: Backup,
+    guest: Guest,
+    world: World,
+}
+
+impl Machines {
+    /// Starts a backup; no machine yet.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn new(world: World, guest: Guest) -> anyhow::Result<Self> {
+        Ok(Self {
+            machine: None,
+            backup: world.backup(0)?,
+            guest,
+            world,
+        })
+    }
+
+    /// Boots a machine whose server goes on from what the backup holds; where
+    /// it serves clients.
+    ///
+    /// # Errors
+    /// If it is not ready within [`BOOT_PATIENCE`].
+    pub fn boot(&mut self) -> anyhow::Result<SocketAddr> {
+        let server = format!("{GUEST_ADDRESS}:{PORT}");
+        let arguments = ["--listen", &server, "--area", AREA]
+            .map(|argument| format!("afterimage.arg={argument}"))
+            .join(" ");
+        let mut command = Command::new(binary("afterimage")?);
+        command
+            .arg("run")
+            .arg("--kernel")
+            .arg(&self.guest.kernel)
+            .arg("--initrd")
+            .arg(&self.guest.initrd)
+            .args(["--memory", "192M", "--tap", TAP])
+            .args(["--tap-address", &format!("{HOST_ADDRESS}/{PREFIX}")])
+            .args(["--area", &format!("{AREA}=64M")])
+            .args(["--target", &self.backup.target()])
+            .arg("--append")
+            .arg(format!(
+                "quiet afterimage.ip={GUEST_ADDRESS}/{PREFIX} afterimage.gw={HOST_ADDRESS} \
+                 afterimage.app=/bin/afterimage-kv {arguments}"
+            ));
+        let mut machine = self.world.start(command, "machine")?;
+        let address = ready_on(&mut machine, BOOT_PATIENCE)?;
+        self.machine = Some(machine);
+        Ok(address)
+    }
+
+    /// Kills the machine with SIGKILL.
+    ///
+    /// # Errors
+    /// If none runs.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.machine.take().context("no machine runs")?.kill()
+    }
+
+    /// Promotes the backup, so that the next machine may take over.
+    ///
+    /// # Errors
+    /// If it refuses.
+    pub fn promote(&self) -> anyhow::Result<()> {
+        self.world.promote(self.backup.address)
+    }
+}
