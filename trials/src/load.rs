@@ -8,9 +8,9 @@ use crate::record::{Record, Sightings};
 use crate::resp::{Connection, Reply};
 use anyhow::{Context as _, bail};
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -71,8 +71,15 @@ impl Load {
         Running { threads, meter }
     }
 
+    fn connect(&self, meter: &Meter) -> io::Result<Connection> {
+        let connection = Connection::open(self.address, self.patience)?;
+        let stream = connection.stream()?;
+        meter.lock_open().push(stream);
+        Ok(connection)
+    }
+
     fn write(&self, ledger: &mut Ledger, dice: &mut Dice, meter: &Meter) -> io::Result<()> {
-        let mut connection = Connection::open(self.address, self.patience)?;
+        let mut connection = self.connect(meter)?;
         while !meter.stopped() {
             for _ in 0..self.pipeline {
                 let op = choose(ledger, dice);
@@ -96,7 +103,7 @@ impl Load {
         dice: &mut Dice,
         meter: &Meter,
     ) -> io::Result<()> {
-        let mut connection = Connection::open(self.address, self.patience)?;
+        let mut connection = self.connect(meter)?;
         while !meter.stopped() && writers > 0 {
             let key = counter(u32::try_from(dice.below(u64::from(writers))).unwrap_or(0));
             if let Reply::Bulk(Some(value)) = connection.ask(&[b"GET", key.as_bytes()])?
@@ -141,12 +148,18 @@ struct Meter {
     acknowledged: AtomicU64,
     wake_at: AtomicU64,
     stop: AtomicBool,
-    waiter: std::sync::Mutex<Option<thread::Thread>>,
+    waiter: Mutex<Option<thread::Thread>>,
+    /// All connections, to be cut.
+    open: Mutex<Vec<TcpStream>>,
 }
 
 impl Meter {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn lock_open(&self) -> MutexGuard<'_, Vec<TcpStream>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self) {
@@ -208,6 +221,16 @@ impl Running {
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.meter.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Ends all connections. A machine that was killed closes none of them, so
+    /// its clients would wait for replies for as long as they are told to.
+    pub fn cut(&self) {
+        self.meter.stop.store(true, Ordering::SeqCst);
+        for stream in self.meter.lock_open().drain(..) {
+            // It may have ended by itself.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Waits until every connection ended, as they do when the server dies, and

@@ -47,6 +47,8 @@ pub struct Machines {
     machine: Option<Program>,
     backup: Backup,
     guest: Guest,
+    /// Options of the server besides address and area.
+    options: Vec<String>,
     world: World,
 }
 
@@ -60,8 +62,17 @@ impl Machines {
             machine: None,
             backup: world.backup(0)?,
             guest,
+            options: Vec::new(),
             world,
         })
+    }
+
+    /// Starts the servers in the machines with these options too.
+    #[must_use]
+    pub fn with(mut self, options: &[&str]) -> Self {
+        self.options
+            .extend(options.iter().map(|&option| option.to_owned()));
+        self
     }
 
     /// Boots a machine whose server goes on from what the backup holds; where
@@ -71,9 +82,11 @@ impl Machines {
     /// If it is not ready within [`BOOT_PATIENCE`].
     pub fn boot(&mut self) -> anyhow::Result<SocketAddr> {
         let server = format!("{GUEST_ADDRESS}:{PORT}");
-        let arguments = ["--listen", &server, "--area", AREA]
+        let arguments: Vec<_> = ["--listen", &server, "--area", AREA]
+            .into_iter()
+            .chain(self.options.iter().map(String::as_str))
             .map(|argument| format!("afterimage.arg={argument}"))
-            .join(" ");
+            .collect();
         let mut command = Command::new(binary("afterimage")?);
         command
             .arg("run")
@@ -88,12 +101,20 @@ impl Machines {
             .arg("--append")
             .arg(format!(
                 "quiet afterimage.ip={GUEST_ADDRESS}/{PREFIX} afterimage.gw={HOST_ADDRESS} \
-                 afterimage.app=/bin/afterimage-kv {arguments}"
+                 afterimage.app=/bin/afterimage-kv {}",
+                arguments.join(" ")
             ));
-        let mut machine = self.world.start(command, "machine")?;
-        let address = ready_on(&mut machine, BOOT_PATIENCE)?;
-        self.machine = Some(machine);
-        Ok(address)
+        self.machine = Some(self.world.start(command, "machine")?);
+        self.wait_for_server()
+    }
+
+    /// Waits until the machine's server (again) serves clients; where.
+    ///
+    /// # Errors
+    /// If it does not within [`BOOT_PATIENCE`].
+    pub fn wait_for_server(&mut self) -> anyhow::Result<SocketAddr> {
+        let machine = self.machine.as_mut().context("no machine runs")?;
+        ready_on(machine, BOOT_PATIENCE)
     }
 
     /// Kills the machine with SIGKILL.

@@ -163,15 +163,32 @@ impl Program {
     /// If it ends first, or takes longer than `patience`; with the last lines
     /// that it printed.
     pub fn wait_for_line(&mut self, start: &str, patience: Duration) -> anyhow::Result<String> {
+        self.wait_for(start, |line| line.starts_with(start), patience)
+    }
+
+    /// As [`Program::wait_for_line`], for a line that has `text` anywhere.
+    ///
+    /// # Errors
+    /// As [`Program::wait_for_line`].
+    pub fn wait_for_line_with(&mut self, text: &str, patience: Duration) -> anyhow::Result<String> {
+        self.wait_for(text, |line| line.contains(text), patience)
+    }
+
+    fn wait_for(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&str) -> bool,
+        patience: Duration,
+    ) -> anyhow::Result<String> {
         let deadline = Instant::now() + patience;
         loop {
             match self.line(deadline)? {
-                Some(line) if line.starts_with(start) => return Ok(line),
+                Some(line) if wanted(&line) => return Ok(line),
                 Some(_) => {}
                 None => {
                     let status = self.reap()?;
                     bail!(
-                        "{} ended ({status}) before {start:?}{}",
+                        "{} ended ({status}) before {what:?}{}",
                         self.name,
                         self.tail()
                     )

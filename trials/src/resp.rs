@@ -2,10 +2,14 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Longest reply that is taken, in bytes or elements.
 const MAX_LEN: usize = 64 << 20;
+
+/// Time between two attempts to connect to a machine that is unreachable.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A server's reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +36,24 @@ pub struct Connection {
 impl Connection {
     /// Connects. Neither this nor any later wait is longer than `patience`.
     ///
+    /// A machine that took over an address may be unreachable for as long as
+    /// the neighbour table remembers that it was not there: that is waited for.
+    ///
     /// # Errors
     /// As the operating system says.
     pub fn open(address: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, patience)?;
+        let deadline = Instant::now() + patience;
+        let stream = loop {
+            match TcpStream::connect_timeout(&address, patience) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::HostUnreachable
+                        && Instant::now() < deadline =>
+                {
+                    thread::sleep(UNREACHABLE_PAUSE);
+                }
+                other => break other?,
+            }
+        };
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;

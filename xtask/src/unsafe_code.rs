@@ -23,7 +23,6 @@ const ALLOWED: [(&str, &str); 20] = [
     ("crates/vmm/src/vcpu.rs", "a union in kvm_run"),
     ("examples/afterimage-kv/src/data.rs", "says of generic types that they may live in an area"),
     ("examples/afterimage-kv/src/store_tests.rs", "an allocator that runs dry on request"),
-    ("lab/src/host_kvm.rs", "KVM is told an address of memory"),
     ("lab/src/qemu.rs", "between fork and exec"),
     ("trials/src/process.rs", "between fork and exec"),
 ];

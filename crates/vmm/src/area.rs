@@ -33,7 +33,8 @@ pub trait Targets: Send {
     /// on from, for a target that needs all of it.
     ///
     /// It must return in bounded time: the vCPU that rang is out of the guest
-    /// meanwhile, and stopping the machine waits for it.
+    /// meanwhile, and stopping the machine waits for it. It runs on a thread
+    /// that may be interrupted by signals (`EINTR`).
     ///
     /// # Errors
     /// Anything after which the epoch must not become part of the image. The

@@ -53,7 +53,8 @@ pub struct TapConfig {
 
 /// The two directions of a serial console.
 pub struct Console {
-    /// Takes what the guest prints.
+    /// Takes what the guest prints. While it blocks, the vCPU that prints
+    /// stands still; what it refuses is lost and counted.
     pub output: Box<dyn std::io::Write + Send>,
     /// Gives what is typed; `None` for nothing.
     pub input: Option<File>,

@@ -239,6 +239,32 @@ pub fn calibrate(kvm: &Kvm) -> Result<Speed, Error> {
     }
 }
 
+/// Why a stock kernel cannot be run with this machine's KVM.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It does not work.
+    #[error("/dev/kvm does not work")]
+    Broken(#[from] Error),
+    /// It works, far too slowly.
+    #[error("/dev/kvm emulates each guest instruction ({ns:.0} ns): a stock kernel would boot for half an hour", ns = .0.ns_per_instruction)]
+    Slow(Speed),
+}
+
+/// Whether a stock kernel can be run here, by trying; its speed if so.
+///
+/// # Errors
+/// [`Unusable`], the reason.
+pub fn usable() -> Result<Speed, Unusable> {
+    let speed = calibrate(&open()?)?;
+    match speed.verdict() {
+        Verdict::Hardware | Verdict::Emulated => Ok(speed),
+        Verdict::TooSlow => Err(Unusable::Slow(speed)),
+    }
+}
+
 /// After this, [`calibrate`] gives up.
 pub const CALIBRATION_LIMIT: Duration = Duration::from_secs(10);
 

@@ -138,14 +138,24 @@ fn descriptors_for(clients: usize) -> anyhow::Result<usize> {
     let Some(now) = limit.current.filter(|&now| now < wanted) else {
         return Ok(clients);
     };
-    let raised = limit.maximum.map_or(wanted, |most| most.min(wanted));
-    if raised > now {
-        let limit = Rlimit {
-            current: Some(raised),
-            maximum: limit.maximum,
-        };
-        setrlimit(Resource::Nofile, limit).context("cannot raise the limit of descriptors")?;
-    }
+    let raise = |to: u64, most: Option<u64>| {
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(to),
+                maximum: most,
+            },
+        )
+        .map(|()| to)
+    };
+    let allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    // Only the administrator may go beyond the hard limit.
+    let raised = raise(
+        wanted,
+        Some(limit.maximum.map_or(wanted, |most| most.max(wanted))),
+    )
+    .or_else(|_| raise(allowed, limit.maximum))
+    .context("cannot raise the limit of descriptors")?;
     let fit = raised.max(now).saturating_sub(OWN_DESCRIPTORS);
     let fit = usize::try_from(fit)?.min(clients);
     if fit < clients {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use afterimage_lab::{
-    Cache, Error, GuestImage, HostKvm, Job, Kernel, Lab, Line, Progress, Set, Status, Stream,
+    Cache, Error, GuestImage, Job, Kernel, Lab, Line, Progress, Set, Status, Stream,
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -112,7 +112,13 @@ fn main() -> ExitCode {
             fetch(&dir, &sets).map(|_| ExitCode::SUCCESS)
         }
         What::Host => {
-            println!("{}", in_words(&HostKvm::measure()));
+            match afterimage_lab::usable_kvm() {
+                Ok(speed) => println!(
+                    "/dev/kvm is usable: {:.1} ns for each instruction",
+                    speed.ns_per_instruction
+                ),
+                Err(error) => println!("{:#}: the lab is needed", anyhow::Error::from(error)),
+            }
             Ok(ExitCode::SUCCESS)
         }
         What::Guest(guest) => write_guest(&dir, &guest),
@@ -230,24 +236,6 @@ fn print(line: Line<'_>) {
         Stream::Stdout => writeln!(std::io::stdout().lock(), "{}", line.text),
         Stream::Stderr => writeln!(std::io::stderr().lock(), "{}", line.text),
     };
-}
-
-fn in_words(kvm: &HostKvm) -> String {
-    match kvm {
-        HostKvm::Absent => "there is no /dev/kvm: the lab is needed".into(),
-        HostKvm::Forbidden => {
-            "/dev/kvm may not be opened by this user (is there a group kvm to join?)".into()
-        }
-        HostKvm::Broken(error) => format!("/dev/kvm does not work: {error}"),
-        HostKvm::Slow(time) => format!(
-            "/dev/kvm emulates, {} ns for each instruction: the lab is needed",
-            time.as_nanos()
-        ),
-        HostKvm::Usable(time) => format!(
-            "/dev/kvm is usable, {} ns for each instruction",
-            time.as_nanos()
-        ),
-    }
 }
 
 fn pair<T: From<String>>(text: &str) -> std::result::Result<(String, T), String> {

@@ -31,7 +31,7 @@ pub(crate) fn run() -> Result<()> {
     // code whenever the number of VMs leaves or reaches zero, and emulated
     // processors have been seen to run the stale instructions.
     let _vm = if fs::exists("/dev/kvm")? {
-        let kvm = kvm_ioctls::Kvm::new().context("cannot open /dev/kvm")?;
+        let kvm = afterimage_vmm::probe::open()?;
         Some(kvm.create_vm().context("cannot create a VM")?)
     } else {
         None

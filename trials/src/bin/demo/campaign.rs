@@ -11,10 +11,10 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How often the display learns of progress, and a wait looks for Ctrl-C.
+/// How often a wait looks for Ctrl-C, and the display learns of slow progress.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Longest wait of a client for one reply.
@@ -39,6 +39,8 @@ struct Shared {
     next: AtomicU64,
     writes: u64,
     acknowledged: AtomicU64,
+    /// Who waits for the writes, and is woken at each hundredth of them.
+    conductor: Thread,
     stop: AtomicBool,
     /// Connections to the present server, to be ended when it is dead: a
     /// machine that vanishes closes none of them.
@@ -51,6 +53,17 @@ impl Shared {
     fn place(&self) -> MutexGuard<'_, Place> {
         // Each change of it is one assignment, so it is sound after a panic.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a write that server number `server` acknowledged.
+    fn count(&self, server: u32) {
+        if server > 1 {
+            self.first_after.get_or_init(Instant::now);
+        }
+        let done = 1 + self.acknowledged.fetch_add(1, Ordering::SeqCst);
+        if done.is_multiple_of((self.writes / 100).max(1)) || done == self.writes {
+            self.conductor.unpark();
+        }
     }
 
     /// Tells the clients that the server is dead.
@@ -90,13 +103,17 @@ impl Shared {
         Ok(connection)
     }
 
-    /// Waits for a server with at least this number; none when all is over.
-    fn wait_for_server(&self, least: u32) -> Option<(u32, SocketAddr)> {
+    /// Waits for a server; none when all is over. A client whose connection
+    /// `failed` waits a moment first, as the server is most likely dead and
+    /// this is just not known yet.
+    fn wait_for_server(&self, failed: bool) -> Option<(u32, SocketAddr)> {
         let mut place = self.place();
+        let mut wait = failed;
         while !self.stop.load(Ordering::Relaxed) {
-            if let Some(address) = place.address.filter(|_| place.server >= least) {
+            if let Some(address) = place.address.filter(|_| !wait) {
                 return Some((place.server, address));
             }
+            wait = false;
             place = self
                 .moved
                 .wait_timeout(place, TICK)
@@ -140,13 +157,20 @@ pub(crate) fn run(
         next: AtomicU64::new(0),
         writes: u64::from(writes),
         acknowledged: AtomicU64::new(0),
+        conductor: thread::current(),
         stop: AtomicBool::new(false),
         open: Mutex::new(Vec::new()),
         first_after: OnceLock::new(),
     };
     let (address, killed) = thread::scope(|scope| {
         let workers: Vec<_> = (0..clients)
-            .map(|_| scope.spawn(|| write_until_done(&shared)))
+            .map(|_| {
+                scope.spawn(|| {
+                    let result = write_until_done(&shared);
+                    shared.conductor.unpark();
+                    result
+                })
+            })
             .collect();
         let conducted = conduct(stage, &shared, emit, || {
             workers.iter().all(thread::ScopedJoinHandle::is_finished)
@@ -228,7 +252,7 @@ fn conduct(
 /// next.
 fn write_until_done(shared: &Shared) -> anyhow::Result<()> {
     let mut connection: Option<(u32, Connection)> = None;
-    let mut least = 1;
+    let mut failed = false;
     while !shared.stop.load(Ordering::Relaxed) {
         let write = shared.next.fetch_add(1, Ordering::SeqCst);
         if write >= shared.writes {
@@ -238,12 +262,12 @@ fn write_until_done(shared: &Shared) -> anyhow::Result<()> {
         loop {
             let (server, mut open) = match connection.take() {
                 Some(open) => open,
-                None => match shared.wait_for_server(least) {
+                None => match shared.wait_for_server(failed) {
                     None => return Ok(()),
                     Some((server, address)) => match shared.connect(server, address) {
                         Ok(open) => (server, open),
                         Err(_) => {
-                            least = server + 1;
+                            failed = true;
                             continue;
                         }
                     },
@@ -251,16 +275,15 @@ fn write_until_done(shared: &Shared) -> anyhow::Result<()> {
             };
             match open.ask(&[b"SET", key.as_bytes(), value.as_bytes()]) {
                 Ok(Reply::Simple(ok)) if ok == "OK" => {
-                    shared.acknowledged.fetch_add(1, Ordering::SeqCst);
-                    if server > 1 {
-                        shared.first_after.get_or_init(Instant::now);
-                    }
+                    shared.count(server);
                     connection = Some((server, open));
+                    failed = false;
                     break;
                 }
                 Ok(other) => bail!("SET {key} was answered with {other:?}"),
-                // This server is dead: the write is sent again to the next one.
-                Err(_) => least = server + 1,
+                // Nobody knows whether it was done: it is sent again, to whoever
+                // is there then, and doing it twice changes nothing.
+                Err(_) => failed = true,
             }
         }
     }

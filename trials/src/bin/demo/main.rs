@@ -47,7 +47,7 @@ struct Options {
     writes: u32,
 
     /// Clients that write at the same time.
-    #[arg(long, value_name = "N", default_value_t = 16,
+    #[arg(long, value_name = "N", default_value_t = 32,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     clients: u32,
 

@@ -2,9 +2,7 @@
 //! where there is real KVM, and what happens there is shown here.
 
 use crate::event::{Emit, Event};
-use afterimage_lab::{
-    Cache, Done, GuestImage, HostKvm, Job, Kernel, Lab, Line, Status, Stream, layout,
-};
+use afterimage_lab::{Cache, Done, GuestImage, Job, Kernel, Lab, Line, Status, Stream, layout};
 use afterimage_trials::process::{Echo, Interrupted, Program, interrupted};
 use afterimage_trials::programs::binary;
 use anyhow::{Context as _, bail};
@@ -70,10 +68,12 @@ pub(crate) fn run(wish: Wish, emit: &Emit) -> anyhow::Result<bool> {
         Kernel::default(),
         &[("/bin/afterimage-kv", server.as_path())],
     )?;
-    if HostKvm::measure().is_usable() {
-        on_this_machine(&image, wish, emit)
-    } else {
-        in_the_lab(cache, image, wish, emit)
+    match afterimage_lab::usable_kvm() {
+        Ok(_) => on_this_machine(&image, wish, emit),
+        Err(why) => {
+            step(emit, &format!("{why:#}"));
+            in_the_lab(cache, image, wish, emit)
+        }
     }
 }
 
@@ -109,7 +109,7 @@ fn on_this_machine(image: &GuestImage, wish: Wish, emit: &Emit) -> anyhow::Resul
 fn in_the_lab(cache: Cache, image: GuestImage, wish: Wish, emit: &Emit) -> anyhow::Result<bool> {
     step(
         emit,
-        "booting the lab: this machine has no fast KVM, so an emulated one runs the real KVM",
+        "booting the lab: an emulated machine that has real KVM",
     );
     let files = [
         ("/bin/demo", std::env::current_exe()?),

@@ -1,0 +1,192 @@
+//! `machine-trial`: kills virtual machines under load, where there is real KVM.
+//!
+//! Runs inside the lab (or on a machine with usable KVM); the tests outside
+//! read its exit status.
+#![forbid(unsafe_code)]
+
+use afterimage_trials::dice::Dice;
+use afterimage_trials::fault::Fault;
+use afterimage_trials::load::{Load, read_back};
+use afterimage_trials::machines::{Guest, Machines};
+use afterimage_trials::process::Echo;
+use afterimage_trials::programs::World;
+use afterimage_trials::record::Record;
+use afterimage_trials::resp::Connection;
+use anyhow::bail;
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Longest wait for a reply or for progress: an emulated machine is slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Connections that write, and that read.
+const CLIENTS: (u32, usize) = (8, 1);
+
+/// Kill virtual machines and ask the clients' record what is missing.
+///
+/// Exit status 0 if the trial went as it must, else 1.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// The guest's kernel.
+    kernel: PathBuf,
+    /// The guest's initrd.
+    initrd: PathBuf,
+    #[command(subcommand)]
+    trial: Trial,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Trial {
+    /// SIGKILL of the VMM at random points; another machine takes over.
+    Machine {
+        /// How often.
+        times: u32,
+    },
+    /// SIGKILL of the server in the guest, which starts it again.
+    Application {
+        /// How often.
+        times: u32,
+    },
+    /// As `machine` with a server that acknowledges too early: must find a
+    /// loss.
+    NegativeControl {
+        /// How often to try at most.
+        times: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("machine-trial: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let guest = Guest {
+        kernel: options.kernel.clone(),
+        initrd: options.initrd.clone(),
+    };
+    let world = World::echoing(Echo::new(|source, line| println!("{source} | {line}")))?;
+    let mut dice = Dice::from_environment("machine trial");
+    match options.trial {
+        Trial::Machine { times } => {
+            let machines = Machines::new(world, guest)?;
+            let lost = kill_machines(machines, times, &mut dice)?;
+            show(&lost)
+        }
+        Trial::NegativeControl { times } => {
+            let early = ["--test-acknowledge-before-commit"];
+            let machines = Machines::new(world, guest)?.with(&early);
+            let faults = kill_machines(machines, times, &mut dice)?;
+            match faults.iter().find(|f| matches!(f, Fault::Lost { .. })) {
+                Some(lost) => {
+                    println!("found as it must be: {lost}");
+                    Ok(())
+                }
+                None => bail!("{times} kills and the judge found nothing lost: {faults:?}"),
+            }
+        }
+        Trial::Application { times } => {
+            let machines = Machines::new(world, guest)?.with(&["--enable-debug-command"]);
+            show(&kill_applications(machines, times, &mut dice)?)
+        }
+    }
+}
+
+fn show(faults: &[Fault]) -> anyhow::Result<()> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    for fault in faults {
+        eprintln!("{fault}");
+    }
+    bail!("the judge found {} faults", faults.len())
+}
+
+/// Kills machine after machine; the first faults found. Each judgement also
+/// says whether what was seen after the takeover before is still there.
+fn kill_machines(
+    mut machines: Machines,
+    times: u32,
+    dice: &mut Dice,
+) -> anyhow::Result<Vec<Fault>> {
+    let mut record = Record::new(CLIENTS.0, CLIENTS.1);
+    let mut address = machines.boot()?;
+    for time in 1..=times {
+        let load = patient(address).start(record, dice);
+        load.wait_for(1 + dice.below(200), PATIENCE)?;
+        machines.kill()?;
+        load.cut();
+        record = load.join()?;
+        machines.promote()?;
+        address = machines.boot()?;
+        let faults = judge(&mut record, address)?;
+        if !faults.is_empty() {
+            return Ok(faults);
+        }
+        println!(
+            "kill {time} of {times}: all of {} acknowledged commands are there",
+            record.acknowledged()
+        );
+    }
+    // Once more without a write in between: what was seen must stay.
+    machines.kill()?;
+    machines.promote()?;
+    let address = machines.boot()?;
+    judge(&mut record, address)
+}
+
+/// Kills the server in the guest again and again; the first faults found.
+fn kill_applications(
+    mut machines: Machines,
+    times: u32,
+    dice: &mut Dice,
+) -> anyhow::Result<Vec<Fault>> {
+    let mut record = Record::new(CLIENTS.0, CLIENTS.1);
+    let mut address = machines.boot()?;
+    for time in 1..=times {
+        let load = patient(address).start(record, dice);
+        load.wait_for(1 + dice.below(200), PATIENCE)?;
+        let mut killer = Connection::open(address, PATIENCE)?;
+        if killer.ask(&[b"DEBUG", b"SEGFAULT"]).is_ok() {
+            bail!("the server answered instead of dying");
+        }
+        record = load.join()?;
+        address = machines.wait_for_server()?;
+        let faults = judge(&mut record, address)?;
+        if !faults.is_empty() {
+            return Ok(faults);
+        }
+        println!(
+            "kill {time} of {times}: all of {} acknowledged commands are there",
+            record.acknowledged()
+        );
+    }
+    // The backup has it all too.
+    machines.kill()?;
+    machines.promote()?;
+    let address = machines.boot()?;
+    judge(&mut record, address)
+}
+
+fn patient(address: SocketAddr) -> Load {
+    Load {
+        patience: PATIENCE,
+        ..Load::on(address)
+    }
+}
+
+fn judge(record: &mut Record, address: SocketAddr) -> anyhow::Result<Vec<Fault>> {
+    let found = read_back(address, record.keys(), PATIENCE)?;
+    let faults = record.judge(&found);
+    record.settle(&found);
+    Ok(faults)
+}

@@ -1,0 +1,43 @@
+//! Virtual machines on real KVM, in the lab: all trials share one boot of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use afterimage_lab::{Cache, GuestImage, Job, Kernel, Lab, layout};
+use afterimage_trials::programs::binary;
+use std::time::Duration;
+
+/// Longest time for one trial: a takeover takes some ten seconds here.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+#[test]
+fn acknowledged_writes_survive_the_death_of_machine_and_application() {
+    let cache = Cache::prepare(&Cache::default_dir(), &mut |_| {}).unwrap();
+    let server = binary("afterimage-kv").unwrap();
+    let image = GuestImage::new(
+        &cache,
+        Kernel::default(),
+        &[("/bin/afterimage-kv", server.as_path())],
+    )
+    .unwrap();
+    let lab = Lab::builder(&cache)
+        .guest(image)
+        .file("/bin/afterimage", binary("afterimage").unwrap())
+        .file("/bin/machine-trial", binary("machine-trial").unwrap())
+        .boot()
+        .unwrap();
+    for trial in [
+        ["negative-control", "5"],
+        ["application", "10"],
+        ["machine", "20"],
+    ] {
+        println!("{trial:?}");
+        let job = Job::new("/bin/machine-trial")
+            .args([layout::GUEST_KERNEL, layout::GUEST_INITRD])
+            .args(trial)
+            .timeout(PATIENCE);
+        lab.run(&job, |line| println!("{}", line.text))
+            .unwrap()
+            .expect_success()
+            .unwrap_or_else(|error| panic!("{trial:?}: {error}"));
+    }
+}
