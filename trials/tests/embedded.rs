@@ -9,6 +9,8 @@ use afterimage_trials::process::PATIENCE;
 use afterimage_trials::record::Record;
 use afterimage_trials::resp::{Connection, Reply};
 use rustix::process::Signal;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 
 #[test]
 fn acknowledged_writes_survive_sigkill_at_200_random_points() {
@@ -136,4 +138,38 @@ fn a_command_sent_to_crash_the_server_crashes_it_and_nothing_is_lost() {
         client.ask(&[b"GET", b"k"]).unwrap(),
         Reply::Bulk(Some(b"safe".to_vec()))
     );
+}
+
+#[test]
+fn clients_beyond_the_limit_are_told_so_and_garbage_ends_only_its_own_connection() {
+    let mut dice = Dice::from_environment("garbage from clients");
+    let deployment = Deployment::embedded(&["--maxclients", "3"]).unwrap();
+    let address = deployment.address().unwrap();
+    let mut client = Connection::open(address, PATIENCE).unwrap();
+    client.ask(&[b"PING"]).unwrap();
+    let crowd: Vec<_> = (0..2)
+        .map(|_| {
+            let mut one = Connection::open(address, PATIENCE).unwrap();
+            one.ask(&[b"PING"]).unwrap();
+            one
+        })
+        .collect();
+    let mut refused = Connection::open(address, PATIENCE).unwrap();
+    assert_eq!(
+        refused.receive().unwrap(),
+        Reply::Error("ERR max number of clients reached".to_owned())
+    );
+    drop(crowd);
+    for _ in 0..200 {
+        let garbage: Vec<u8> = (0..dice.below(300))
+            .map(|_| b"*$\r\n0123456789abcGET\"'\xff"[usize::try_from(dice.below(23)).unwrap()])
+            .collect();
+        let mut stream = TcpStream::connect(address).unwrap();
+        // The server may hang up while we still send.
+        let _ = stream.write_all(&garbage);
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let pong = client.ask(&[b"PING"]).unwrap();
+    assert_eq!(pong, Reply::Simple("PONG".to_owned()));
 }

@@ -7,6 +7,7 @@ use afterimage_trials::process::{Interrupted, interrupted};
 use afterimage_trials::resp::{Connection, Reply};
 use afterimage_trials::stamp::Stamp;
 use anyhow::{Context as _, bail};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How often a wait looks for Ctrl-C, and the display learns of slow progress.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Writes that a client sends before it waits for their acknowledgements.
+const PIPELINE: u64 = 4;
 
 /// Longest wait of a client for one reply.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
@@ -248,46 +252,63 @@ fn conduct(
     Ok((address, killed))
 }
 
-/// One client: takes a write, sends it until it is acknowledged, takes the
-/// next.
+/// One client: takes some writes, sends them until each is acknowledged, takes
+/// the next ones.
 fn write_until_done(shared: &Shared) -> anyhow::Result<()> {
     let mut connection: Option<(u32, Connection)> = None;
     let mut failed = false;
     while !shared.stop.load(Ordering::Relaxed) {
-        let write = shared.next.fetch_add(1, Ordering::SeqCst);
-        if write >= shared.writes {
+        let first = shared.next.fetch_add(PIPELINE, Ordering::SeqCst);
+        let mut left: VecDeque<u64> = (first..shared.writes.min(first + PIPELINE)).collect();
+        if left.is_empty() {
             return Ok(());
         }
-        let (key, value) = (key(write), value(write));
-        loop {
-            let (server, mut open) = match connection.take() {
-                Some(open) => open,
-                None => match shared.wait_for_server(failed) {
-                    None => return Ok(()),
-                    Some((server, address)) => match shared.connect(server, address) {
-                        Ok(open) => (server, open),
-                        Err(_) => {
-                            failed = true;
-                            continue;
-                        }
-                    },
-                },
-            };
-            match open.ask(&[b"SET", key.as_bytes(), value.as_bytes()]) {
-                Ok(Reply::Simple(ok)) if ok == "OK" => {
-                    shared.count(server);
-                    connection = Some((server, open));
-                    failed = false;
-                    break;
-                }
-                Ok(other) => bail!("SET {key} was answered with {other:?}"),
-                // Nobody knows whether it was done: it is sent again, to whoever
-                // is there then, and doing it twice changes nothing.
-                Err(_) => failed = true,
+        while !left.is_empty() {
+            if connection.is_none() {
+                let Some((server, address)) = shared.wait_for_server(failed) else {
+                    return Ok(());
+                };
+                connection = shared.connect(server, address).ok().map(|c| (server, c));
+                failed = connection.is_none();
+            }
+            if let Some((server, open)) = &mut connection
+                && send(shared, *server, open, &mut left)?.is_err()
+            {
+                // Nobody knows what was done: what is left is sent again, to
+                // whoever is there then, and doing it twice changes nothing.
+                connection = None;
+                failed = true;
             }
         }
     }
     Ok(())
+}
+
+/// Sends the writes that are `left` and takes out those that are acknowledged.
+fn send(
+    shared: &Shared,
+    server: u32,
+    connection: &mut Connection,
+    left: &mut VecDeque<u64>,
+) -> anyhow::Result<io::Result<()>> {
+    for &write in left.iter() {
+        let (key, value) = (key(write), value(write));
+        connection.push(&[b"SET", key.as_bytes(), value.as_bytes()]);
+    }
+    if let Err(error) = connection.flush() {
+        return Ok(Err(error));
+    }
+    while let Some(write) = left.front() {
+        match connection.receive() {
+            Ok(Reply::Simple(ok)) if ok == "OK" => {
+                left.pop_front();
+                shared.count(server);
+            }
+            Ok(other) => bail!("SET {} was answered with {other:?}", key(*write)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(()))
 }
 
 fn step(emit: &Emit, text: &str) {

@@ -55,6 +55,11 @@ struct Options {
     #[arg(long, short)]
     verbose: bool,
 
+    /// Start servers that acknowledge before a write is safe: shows that this
+    /// program would notice (not with virtual machines).
+    #[arg(long, hide = true)]
+    test_acknowledge_before_commit: bool,
+
     /// Print what happens as JSON, one event a line.
     #[arg(long, hide = true)]
     json: bool,
@@ -109,11 +114,20 @@ fn run(options: &Options, display: &Arc<Display>) -> anyhow::Result<bool> {
             }
         })
     };
+    emit(Event::Progress {
+        done: 0,
+        total: options.writes.into(),
+    });
     let mode = &options.mode;
+    let server_options: &[&str] = if options.test_acknowledge_before_commit {
+        &["--test-acknowledge-before-commit"]
+    } else {
+        &[]
+    };
     let mut stage: Box<dyn Stage> = if mode.embedded {
-        Box::new(Processes::embedded(&emit)?)
+        Box::new(Processes::embedded(server_options, &emit)?)
     } else if mode.process {
-        Box::new(Processes::replicated(&emit)?)
+        Box::new(Processes::replicated(server_options, &emit)?)
     } else if let Some([kernel, initrd]) = mode.inside.as_deref() {
         let guest = Guest {
             kernel: kernel.clone(),

@@ -31,21 +31,23 @@ pub(crate) struct Processes {
 
 impl Processes {
     /// A server whose data are in a directory.
-    pub(crate) fn embedded(emit: &Emit) -> anyhow::Result<Self> {
+    pub(crate) fn embedded(options: &[&str], emit: &Emit) -> anyhow::Result<Self> {
         step(emit, "starting the server, its data in a directory");
         Ok(Self {
-            deployment: Deployment::embedded_in(World::echoing(echo(emit))?, &[])?,
+            deployment: Deployment::embedded_in(World::echoing(echo(emit))?, options)?,
             emit: Arc::clone(emit),
         })
     }
 
     /// A server with a backup.
-    pub(crate) fn replicated(emit: &Emit) -> anyhow::Result<Self> {
+    pub(crate) fn replicated(options: &[&str], emit: &Emit) -> anyhow::Result<Self> {
         step(emit, "starting the backup and the server");
         Ok(Self {
-            deployment: Deployment::replicated_in(World::echoing(echo(emit))?, &[], |backup| {
-                Ok(backup.target())
-            })?,
+            deployment: Deployment::replicated_in(
+                World::echoing(echo(emit))?,
+                options,
+                |backup| Ok(backup.target()),
+            )?,
             emit: Arc::clone(emit),
         })
     }
