@@ -34,6 +34,7 @@ mod link;
 mod machine;
 mod packages;
 mod qemu;
+mod retry;
 mod running;
 
 pub use afterimage_vmm::probe::usable as usable_kvm;
@@ -45,4 +46,5 @@ pub use job::{Done, Job, Line};
 pub use link::OUTPUT_LIMIT;
 pub use machine::{Builder, Lab};
 pub use packages::{Cache, Kernel, KernelFiles, Module, Progress, Set};
+pub use retry::try_twice;
 pub use running::Running;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,14 @@ use crate::frame::{self, JobNumber, Report, Request, Status, Stream};
 /// Most of one output that is kept for a job, in bytes. What comes after is
 /// dropped and counted, so a job that prints without end costs no more.
 pub const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// How often the machine is asked whether it is alive.
+///
+/// The question is also an interrupt. QEMU's emulated processor was seen to
+/// lose the timer interrupt for which an idle machine waits (one guest demo in
+/// six; the machine slept for minutes); any other interrupt wakes it, and it
+/// then finds that its timers are due.
+const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// How long QEMU may take to be gone once its socket is closed.
 const END: Duration = Duration::from_secs(10);
@@ -56,6 +64,10 @@ pub(crate) struct State {
     /// How the machine ended, once it has.
     gone: Option<String>,
     answered: u32,
+    /// When it last answered a question.
+    heard: Option<Instant>,
+    /// It has not answered for so long that it never will.
+    hangs: bool,
     next: u32,
     jobs: HashMap<JobNumber, JobState>,
 }
@@ -98,6 +110,11 @@ impl Link {
             .name("lab-link".into())
             .spawn(move || reader.read(input))
             .map_err(Error::io("cannot start a thread"))?;
+        let beating = Arc::downgrade(&link);
+        thread::Builder::new()
+            .name("lab-heartbeat".into())
+            .spawn(move || heartbeat(&beating))
+            .map_err(Error::io("cannot start a thread"))?;
         Ok(link)
     }
 
@@ -119,8 +136,14 @@ impl Link {
     fn note(&self, report: Report) {
         let mut state = self.lock();
         match report {
-            Report::Ready => state.ready = true,
-            Report::Alive(number) => state.answered = state.answered.max(number),
+            Report::Ready => {
+                state.ready = true;
+                state.heard = Some(Instant::now());
+            }
+            Report::Alive(number) => {
+                state.answered = state.answered.max(number);
+                state.heard = Some(Instant::now());
+            }
             Report::Output(job, stream, bytes) => {
                 if let Some(job) = state.jobs.get_mut(&job) {
                     job.captured(stream).add(&bytes);
@@ -203,6 +226,9 @@ impl Link {
             }
             if let Some(how) = &state.gone {
                 return Err(self.died(how, during));
+            }
+            if state.hangs {
+                return Err(self.hang(self.patience, during));
             }
             state = match until {
                 None => self
@@ -287,6 +313,34 @@ impl Link {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks until the link is gone or broken.
+fn heartbeat(link: &Weak<Link>) {
+    loop {
+        thread::sleep(HEARTBEAT);
+        let Some(link) = link.upgrade() else {
+            return;
+        };
+        let mut state = link.lock();
+        if state.gone.is_some() {
+            return;
+        }
+        // Before its first word nobody reads the port.
+        let ready = state.ready;
+        if state.heard.is_some_and(|at| at.elapsed() > link.patience) {
+            state.hangs = true;
+            link.changed.notify_all();
+            return;
+        }
+        state.next += 1;
+        let number = state.next;
+        drop(state);
+        let mut out = link.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready && frame::send_request(&mut *out, &Request::Ask(number)).is_err() {
+            return;
+        }
     }
 }
 

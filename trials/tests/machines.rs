@@ -4,6 +4,7 @@
 
 use afterimage_lab::{Cache, GuestImage, Job, Kernel, Lab, layout};
 use afterimage_trials::programs::binary;
+use anyhow::Context as _;
 use std::time::Duration;
 
 /// Longest time for one trial: a takeover takes some ten seconds here.
@@ -11,20 +12,22 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 
 #[test]
 fn acknowledged_writes_survive_the_death_of_machine_and_application() {
-    let cache = Cache::prepare(&Cache::default_dir(), &mut |_| {}).unwrap();
-    let server = binary("afterimage-kv").unwrap();
+    afterimage_lab::try_twice(trials).unwrap();
+}
+
+fn trials() -> anyhow::Result<()> {
+    let cache = Cache::prepare(&Cache::default_dir(), &mut |_| {})?;
+    let server = binary("afterimage-kv")?;
     let image = GuestImage::new(
         &cache,
         Kernel::default(),
         &[("/bin/afterimage-kv", server.as_path())],
-    )
-    .unwrap();
+    )?;
     let lab = Lab::builder(&cache)
         .guest(image)
-        .file("/bin/afterimage", binary("afterimage").unwrap())
-        .file("/bin/machine-trial", binary("machine-trial").unwrap())
-        .boot()
-        .unwrap();
+        .file("/bin/afterimage", binary("afterimage")?)
+        .file("/bin/machine-trial", binary("machine-trial")?)
+        .boot()?;
     for trial in [
         ["negative-control", "5"],
         ["application", "10"],
@@ -35,9 +38,9 @@ fn acknowledged_writes_survive_the_death_of_machine_and_application() {
             .args([layout::GUEST_KERNEL, layout::GUEST_INITRD])
             .args(trial)
             .timeout(PATIENCE);
-        lab.run(&job, |line| println!("{}", line.text))
-            .unwrap()
+        lab.run(&job, |line| println!("{}", line.text))?
             .expect_success()
-            .unwrap_or_else(|error| panic!("{trial:?}: {error}"));
+            .with_context(|| format!("{trial:?}"))?;
     }
+    Ok(())
 }

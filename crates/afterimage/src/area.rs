@@ -33,7 +33,7 @@ impl<T: Root> Area<T> {
 
     /// Settings for an area about to be opened.
     #[must_use]
-    pub fn builder(name: &str) -> Builder {
+    pub fn builder(name: &str) -> Builder<T> {
         Builder::new(name)
     }
 

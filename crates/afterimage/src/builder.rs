@@ -7,6 +7,7 @@ use afterimage_area_abi::control::DATA_ALIGN;
 use afterimage_delta::MAX_AREA_LEN;
 use afterimage_link::{Config, Settings, TargetUrl};
 use std::env;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
 /// Length of a new area unless it is given: 64 MiB, of which only what is used
@@ -24,16 +25,17 @@ const DEFAULT_LEN: u64 = 64 << 20;
 /// In a virtual machine that has an area of this name, the hypervisor has the
 /// targets, and of these settings only the level counts.
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct Builder<T> {
     name: String,
     len: Option<u64>,
     targets: Vec<TargetUrl>,
     quorum: Option<u32>,
     level: Option<Level>,
     on_loss: Option<OnLoss>,
+    root: PhantomData<fn() -> T>,
 }
 
-impl Builder {
+impl<T: Root> Builder<T> {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -42,6 +44,7 @@ impl Builder {
             quorum: None,
             level: None,
             on_loss: None,
+            root: PhantomData,
         }
     }
 
@@ -88,7 +91,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and what to do.
-    pub fn open<T: Root>(self) -> Result<Area<T>, OpenError> {
+    pub fn open(self) -> Result<Area<T>, OpenError> {
         let name: AreaName = self.name.parse()?;
         let engine: Box<dyn Engine> = match device::find(&name)? {
             Some(device) => Box::new(engine::Guest::attach(&name, device, self.level)?),

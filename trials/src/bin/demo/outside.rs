@@ -120,7 +120,9 @@ fn in_the_lab(cache: Cache, image: GuestImage, wish: Wish, emit: &Emit) -> anyho
     // stay until the end, whether that comes by itself or by Ctrl-C.
     let told = Arc::clone(emit);
     thread::spawn(move || {
-        let result = lab(&cache, image, &files, wish, &told, &sender);
+        let result =
+            afterimage_lab::try_twice(|| lab(&cache, image.clone(), &files, wish, &told, &sender));
+        // Nobody waits any more after Ctrl-C.
         let _ = sender.send(Inside::End(result));
     });
     let mut lost_nothing = None;
