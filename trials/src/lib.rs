@@ -10,6 +10,7 @@ pub mod fault;
 pub mod ledger;
 pub mod load;
 pub mod machines;
+pub mod place;
 pub mod process;
 pub mod programs;
 pub mod proxy;

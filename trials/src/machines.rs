@@ -28,8 +28,9 @@ const GUEST_ADDRESS: &str = "10.77.0.2";
 /// Length of both addresses' network prefix.
 const PREFIX: u8 = 24;
 
-/// The server's port, the one that clients try by themselves.
-const PORT: u16 = 6379;
+/// Where the guest's server serves clients: the port that they try by
+/// themselves.
+pub const SERVER: &str = "10.77.0.2:6379";
 
 /// A guest's files.
 #[derive(Clone, Debug)]
@@ -38,6 +39,36 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// Its initrd, with `/bin/afterimage-kv`.
     pub initrd: PathBuf,
+}
+
+impl Guest {
+    /// The command that runs `application` in a machine with a network card;
+    /// `options` of `afterimage run` come on top.
+    ///
+    /// # Errors
+    /// If `afterimage` was not built.
+    pub fn machine(&self, application: &[&str], options: &[&str]) -> anyhow::Result<Command> {
+        let (program, arguments) = application.split_first().context("no application")?;
+        let mut append = format!(
+            "quiet afterimage.ip={GUEST_ADDRESS}/{PREFIX} afterimage.gw={HOST_ADDRESS} \
+             afterimage.app={program}"
+        );
+        for argument in arguments {
+            append.push_str(" afterimage.arg=");
+            append.push_str(argument);
+        }
+        let mut command = Command::new(binary("afterimage")?);
+        command
+            .args(["run", "--memory", "192M", "--tap", TAP])
+            .args(["--tap-address", &format!("{HOST_ADDRESS}/{PREFIX}")])
+            .arg("--kernel")
+            .arg(&self.kernel)
+            .arg("--initrd")
+            .arg(&self.initrd)
+            .args(["--append", &append])
+            .args(options);
+        Ok(command)
+    }
 }
 
 /// A virtual machine and a backup.
@@ -81,29 +112,12 @@ impl Machines {
     /// # Errors
     /// If it is not ready within [`BOOT_PATIENCE`].
     pub fn boot(&mut self) -> anyhow::Result<SocketAddr> {
-        let server = format!("{GUEST_ADDRESS}:{PORT}");
-        let arguments: Vec<_> = ["--listen", &server, "--area", AREA]
-            .into_iter()
-            .chain(self.options.iter().map(String::as_str))
-            .map(|argument| format!("afterimage.arg={argument}"))
-            .collect();
-        let mut command = Command::new(binary("afterimage")?);
-        command
-            .arg("run")
-            .arg("--kernel")
-            .arg(&self.guest.kernel)
-            .arg("--initrd")
-            .arg(&self.guest.initrd)
-            .args(["--memory", "192M", "--tap", TAP])
-            .args(["--tap-address", &format!("{HOST_ADDRESS}/{PREFIX}")])
-            .args(["--area", &format!("{AREA}=64M")])
-            .args(["--target", &self.backup.target()])
-            .arg("--append")
-            .arg(format!(
-                "quiet afterimage.ip={GUEST_ADDRESS}/{PREFIX} afterimage.gw={HOST_ADDRESS} \
-                 afterimage.app=/bin/afterimage-kv {}",
-                arguments.join(" ")
-            ));
+        let mut application = vec!["/bin/afterimage-kv", "--listen", SERVER, "--area", AREA];
+        application.extend(self.options.iter().map(String::as_str));
+        let area = format!("{AREA}=64M");
+        let target = self.backup.target();
+        let options = ["--area", &area, "--target", &target];
+        let command = self.guest.machine(&application, &options)?;
         self.machine = Some(self.world.start(command, "machine")?);
         self.wait_for_server()
     }

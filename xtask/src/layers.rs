@@ -33,7 +33,7 @@ const LAYERS: [Layer; 17] = [
     Layer("lab", &["vmm"], &[]),
     // Programs are started as a user starts them; tests also talk to them in
     // their own language, and run the machine's self-tests.
-    Layer("trials", &["lab"], &["delta", "area-abi", "protocol"]),
+    Layer("trials", &["vmm", "lab"], &["delta", "area-abi", "protocol"]),
 ];
 
 /// Not part of the product, on top of everything.

@@ -1,8 +1,9 @@
-//! `machine-trial`: kills virtual machines under load, where there is real KVM.
-//!
-//! Runs inside the lab (or on a machine with usable KVM); the tests outside
+//! `machine-trial`: what is tried with virtual machines, where there is real
+//! KVM: inside the lab, or on a machine whose KVM is usable. The tests outside
 //! read its exit status.
 #![forbid(unsafe_code)]
+
+mod hypervisor;
 
 use afterimage_trials::dice::Dice;
 use afterimage_trials::fault::Fault;
@@ -25,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Connections that write, and that read.
 const CLIENTS: (u32, usize) = (8, 1);
 
-/// Kill virtual machines and ask the clients' record what is missing.
+/// Try the hypervisor; kill virtual machines and ask the clients' record what
+/// is missing.
 ///
 /// Exit status 0 if the trial went as it must, else 1.
 #[derive(Debug, Parser)]
@@ -41,6 +43,17 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Trial {
+    /// The tracker `kvm-log` against the contract, and broken ones that must be
+    /// found out.
+    Contract {
+        /// Random epochs for each size of area.
+        epochs: u32,
+    },
+    /// Applications that ring the doorbell well, and with garbage (needs
+    /// `/bin/ring` in the guest).
+    Ring,
+    /// Stock `redis-cli` and `redis-benchmark` against a server in a guest.
+    Clients,
     /// SIGKILL of the VMM at random points; another machine takes over.
     Machine {
         /// How often.
@@ -77,6 +90,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let world = World::echoing(Echo::new(|source, line| println!("{source} | {line}")))?;
     let mut dice = Dice::from_environment("machine trial");
     match options.trial {
+        Trial::Contract { epochs } => hypervisor::contract(epochs),
+        Trial::Ring => hypervisor::ring(&world, &guest),
+        Trial::Clients => hypervisor::clients(&world, &guest),
         Trial::Machine { times } => {
             let machines = Machines::new(world, guest)?;
             let lost = kill_machines(machines, times, &mut dice)?;
