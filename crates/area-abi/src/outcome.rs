@@ -40,8 +40,9 @@ pub enum Outcome {
     },
     /// It was sent, and then contact was lost: targets may or may not hold it.
     InDoubt,
-    /// A target has a newer primary; this one must stop. The transaction is
-    /// not part of the newer primary's history.
+    /// A target has a newer primary; this one must stop. As with
+    /// [`Outcome::InDoubt`], the transaction may or may not be part of the newer
+    /// primary's history: a target may have had it when it was promoted.
     Fenced {
         /// The newer primary's term.
         term: Term,

@@ -11,7 +11,7 @@ const MERGE_GAP: usize = RUN_HEADER_LEN;
 #[derive(Debug)]
 pub struct DeltaBuilder {
     payload: Vec<u8>,
-    runs: u32,
+    runs: u64,
 }
 
 impl DeltaBuilder {
@@ -61,7 +61,7 @@ impl DeltaBuilder {
 
     /// How many runs were found so far.
     #[must_use]
-    pub fn runs(&self) -> u32 {
+    pub fn runs(&self) -> u64 {
         self.runs
     }
 

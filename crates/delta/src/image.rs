@@ -22,6 +22,12 @@ pub enum ImageError {
         /// The length in bytes.
         len: u64,
     },
+    /// There is not that much memory.
+    #[error("no memory for an area of {len} bytes")]
+    Memory {
+        /// The length in bytes.
+        len: u64,
+    },
     /// The delta does not lead to the next epoch.
     #[error("the image is at epoch {image}, so a delta for epoch {delta} does not follow")]
     Epoch {
@@ -49,14 +55,13 @@ impl Image {
     /// first written.
     ///
     /// # Errors
-    /// [`ImageError::Length`].
+    /// [`ImageError::Length`] and [`ImageError::Memory`].
     pub fn new(len: u64) -> Result<Self, ImageError> {
-        let bytes = usize::try_from(len)
-            .ok()
-            .filter(|_| len > 0 && len <= MAX_AREA_LEN && len.is_multiple_of(PAGE_SIZE_U64))
-            .ok_or(ImageError::Length { len })?;
+        if len == 0 || len > MAX_AREA_LEN || !len.is_multiple_of(PAGE_SIZE_U64) {
+            return Err(ImageError::Length { len });
+        }
         Ok(Self {
-            bytes: vec![0; bytes],
+            bytes: zeros(len)?,
             epoch: Epoch::ZERO,
             chain: Chain::START,
         })
@@ -76,6 +81,20 @@ impl Image {
             epoch,
             chain,
         })
+    }
+
+    /// A copy of the image.
+    ///
+    /// # Errors
+    /// [`ImageError::Memory`].
+    pub fn try_clone(&self) -> Result<Self, ImageError> {
+        let len = self.len();
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(self.bytes.len())
+            .map_err(|_| ImageError::Memory { len })?;
+        bytes.extend_from_slice(&self.bytes);
+        Ok(Self { bytes, ..*self })
     }
 
     /// The bytes of the area.
@@ -158,6 +177,22 @@ impl Image {
         self.chain = delta.chain();
         Ok(())
     }
+}
+
+/// Zeroed memory that is taken from the system as it is first written. It is
+/// asked for in a way that can fail first, because the length may come from a
+/// file or a peer and must not end the process.
+///
+/// # Errors
+/// [`ImageError::Memory`].
+pub fn zeros(len: u64) -> Result<Vec<u8>, ImageError> {
+    let memory = || ImageError::Memory { len };
+    let len = usize::try_from(len).map_err(|_| memory())?;
+    let mut trial = Vec::<u8>::new();
+    trial.try_reserve_exact(len).map_err(|_| memory())?;
+    // Otherwise the compiler may take the allocation for unused.
+    drop(std::hint::black_box(trial));
+    Ok(vec![0; len])
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod pages;
 
 pub use codec::{DecodeError, Delta, Run, max_encoded_len};
 pub use diff::DeltaBuilder;
-pub use image::{Image, ImageError};
+pub use image::{Image, ImageError, zeros};
 pub use number::{Chain, Epoch, Term};
 pub use pages::{PageIndex, PageSet, Pages};
 

@@ -11,4 +11,4 @@ mod real;
 
 pub use disk::{Disk, DiskFile};
 pub use memory::MemoryDisk;
-pub use real::{OpenError, RealDisk};
+pub use real::{OpenError, RealDisk, make_dir};

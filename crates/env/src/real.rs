@@ -129,7 +129,12 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), OpenError> {
+/// Makes a directory and those above it, each readable by its owner only, so
+/// that it is still there after a power cut.
+///
+/// # Errors
+/// [`OpenError`] names what could not be made or synced.
+pub fn make_dir(path: &Path) -> Result<(), OpenError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) => sync_parent(path),
         // Its maker may have died before it synced the parent.

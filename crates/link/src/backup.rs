@@ -14,6 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
 /// What a backup lets its peers use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -100,11 +103,13 @@ impl Backup {
         loop {
             let stream = match listener.accept() {
                 Ok(stream) => stream,
-                Err(error) if passes(&error) => {
+                Err(error) if is_final(&error) => return Err(BackupError::Listen(error)),
+                Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
+                    // Without descriptors or memory it fails again at once.
+                    std::thread::sleep(ACCEPT_PAUSE);
                     continue;
                 }
-                Err(error) => return Err(BackupError::Listen(error)),
             };
             if self.stopping.load(Ordering::Acquire) {
                 return Ok(());
@@ -121,10 +126,12 @@ impl Backup {
             let spawned = std::thread::Builder::new()
                 .name("connection".into())
                 .spawn(move || {
-                    serve::connection(&backup, stream);
-                    backup.connections.fetch_sub(1, Ordering::AcqRel);
+                    let counted = Counted(backup);
+                    serve::connection(&counted.0, stream);
                 });
             if let Err(error) = spawned {
+                // The closure, and with it the count, is gone already, but it
+                // counts only once it runs.
                 self.connections.fetch_sub(1, Ordering::AcqRel);
                 tracing::warn!(%error, "connection refused: no thread");
             }
@@ -153,10 +160,21 @@ impl Backup {
     }
 }
 
-/// Errors of accept(2) that are about one connection, not about the socket.
-fn passes(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-    ) || matches!(error.raw_os_error(), Some(23 | 24))
+/// One connection of those that are counted; gone even if its thread panics.
+struct Counted(Arc<Backup>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Errors of accept(2) that are about the socket itself. The others, the
+/// network's errors among them, are about one connection (accept(2), "Error
+/// handling").
+fn is_final(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -105,6 +105,25 @@ impl Connection {
         }
     }
 
+    /// A message that has arrived already, if there is one.
+    pub(crate) fn receive_now(&mut self) -> Result<Option<Message>, ConnectionError> {
+        loop {
+            if let Some(body) = self.reader.take()? {
+                self.last = Instant::now();
+                return Ok(Some(Message::read(body)?));
+            }
+            match self.stream.read_now(&mut self.input)? {
+                None => return Ok(None),
+                Some(0) => {
+                    return Err(ConnectionError::Closed {
+                        inside: !self.reader.is_at_boundary(),
+                    });
+                }
+                Some(len) => self.reader.push(&self.input[..len]),
+            }
+        }
+    }
+
     /// A message, or `None` if the peer was silent for the time-out between
     /// messages. In the middle of one, silence is a fault.
     fn receive_or_silence(&mut self) -> Result<Option<Message>, ConnectionError> {

@@ -85,11 +85,19 @@ fn ask(address: &Address, question: &Message, timeout: Duration) -> Result<Messa
     }
 }
 
-/// Answers status queries at a socket until the listener fails; for a thread
+/// Answers status queries at a socket for as long as the process lives; for a thread
 /// of its own. One question a connection, one connection at a time, each
 /// bounded by a time-out.
 pub fn serve_status(listener: &Listener, report: impl Fn() -> Report) {
-    while let Ok(stream) = listener.accept() {
+    loop {
+        let stream = match listener.accept() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a status query was not accepted");
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+        };
         let answer = || -> Result<(), ConnectionError> {
             let mut connection = Connection::new(stream, Duration::from_secs(1), Duration::ZERO)?;
             if connection.receive()? == Message::StatusQuery {

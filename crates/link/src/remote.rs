@@ -8,7 +8,7 @@ use afterimage_area_abi::Level;
 use afterimage_delta::{Delta, Epoch, Image, Term};
 use afterimage_protocol::primary::{Event, Session, SessionError};
 use afterimage_protocol::target::Session as TargetSession;
-use afterimage_protocol::{Hello, RefusalCode, send_image};
+use afterimage_protocol::{Hello, Message, RefusalCode, send_image};
 use std::time::{Duration, Instant};
 
 /// Shortest and longest pause between attempts to reach a lost backup.
@@ -30,6 +30,8 @@ pub(crate) struct Remote {
 struct Link {
     connection: Connection,
     session: Session,
+    /// The last epoch handed over on this connection.
+    sent: Epoch,
 }
 
 /// Why a backup does not take part.
@@ -154,6 +156,7 @@ impl Remote {
             self.link = Some(Link {
                 connection,
                 session,
+                sent: Epoch::ZERO,
             });
             return Ok((greeted, term));
         }
@@ -190,16 +193,25 @@ impl Remote {
         if self.acknowledged == delta.epoch() {
             return Attempt::Held;
         }
+        if let Some(end) = self.take_answers() {
+            return end;
+        }
         let Some(link) = &mut self.link else {
             return Attempt::Lost;
         };
+        if link.sent == delta.epoch() {
+            return Attempt::Sent;
+        }
         let mut encoded = Ok(());
         let session = &link.session;
         let sent = link
             .connection
             .send_with(|out| encoded = session.send_delta(out, delta, level));
         match (encoded, sent) {
-            (Ok(()), Ok(())) => Attempt::Sent,
+            (Ok(()), Ok(())) => {
+                link.sent = delta.epoch();
+                Attempt::Sent
+            }
             (Err(error), _) => self.lost(&error),
             // Part of it may have arrived, but a part is never applied; all of
             // it may have, if the answer was lost.
@@ -210,26 +222,58 @@ impl Remote {
     /// Waits until the backup acknowledged the delta.
     pub(crate) fn wait(&mut self, delta: &Delta, level: Level) -> Attempt {
         while let Some(link) = &mut self.link {
-            let event = match link.connection.receive() {
-                Ok(message) => link.session.on_message(message),
+            let message = match link.connection.receive() {
+                Ok(message) => message,
                 Err(error) => return self.lost(&error),
             };
-            match event {
-                Ok(Event::Acknowledged { epoch, level: held }) => {
-                    self.acknowledged = epoch;
-                    if epoch >= delta.epoch() && held >= level {
-                        return Attempt::Held;
-                    }
+            match self.on_message(message) {
+                Ok(held) if self.acknowledged >= delta.epoch() && held >= level => {
+                    return Attempt::Held;
                 }
-                Ok(_) => return self.lost(&SessionError::Unexpected),
-                Err(SessionError::Refused(refusal)) if refusal.code == RefusalCode::Fenced => {
-                    self.lose(&refusal.text);
-                    return Attempt::Fenced(refusal.term);
-                }
-                Err(error) => return self.lost(&error),
+                Ok(_) => {}
+                Err(end) => return end,
             }
         }
         Attempt::Lost
+    }
+
+    /// Takes what the backup has said since it was last listened to: nobody
+    /// waits for the answers to commits at weaker levels. What ended the
+    /// connection, if something did.
+    fn take_answers(&mut self) -> Option<Attempt> {
+        loop {
+            let message = match self.link.as_mut()?.connection.receive_now() {
+                Ok(message) => message?,
+                // Connecting again is not a commit's failure yet.
+                Err(error) => {
+                    self.lost(&error);
+                    return Some(Attempt::Lost);
+                }
+            };
+            if let Err(end) = self.on_message(message) {
+                return Some(end);
+            }
+        }
+    }
+
+    /// Takes a message from the backup: the level it acknowledged, or what
+    /// became of the connection.
+    fn on_message(&mut self, message: Message) -> Result<Level, Attempt> {
+        let Some(link) = &mut self.link else {
+            return Err(Attempt::Lost);
+        };
+        match link.session.on_message(message) {
+            Ok(Event::Acknowledged { epoch, level }) => {
+                self.acknowledged = epoch;
+                Ok(level)
+            }
+            Ok(_) => Err(self.lost(&SessionError::Unexpected)),
+            Err(SessionError::Refused(refusal)) if refusal.code == RefusalCode::Fenced => {
+                self.lose(&refusal.text);
+                Err(Attempt::Fenced(refusal.term))
+            }
+            Err(error) => Err(self.lost(&error)),
+        }
     }
 
     fn lost(&mut self, error: &dyn std::error::Error) -> Attempt {
@@ -242,9 +286,13 @@ impl Remote {
             tracing::warn!(target = %self.address, problem, "backup lost");
         }
         self.problem = Some(problem.to_owned());
-        self.link = None;
-        self.retry_at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(RETRY.1);
+        self.retry_at = Instant::now();
+        // A connection that worked until now is tried again at once: the
+        // backup may have been restarted since the last commit.
+        if self.link.take().is_none() {
+            self.retry_at += self.pause;
+            self.pause = (self.pause * 2).min(RETRY.1);
+        }
     }
 
     /// When it makes sense to try again; `None` while connected.

@@ -31,11 +31,12 @@ pub(crate) fn open_store(
     name: &AreaName,
     len: u64,
 ) -> Result<(Store<RealDisk>, Image), ReplicaError> {
+    // An area that cannot be must not leave a directory behind.
+    let image = Image::new(len).map_err(StoreError::from)?;
     let disk = RealDisk::open(dir)?;
     if Store::exists(&disk)? {
         return Ok(Store::open(disk)?);
     }
-    let image = Image::new(len).map_err(StoreError::from)?;
     Ok((Store::create(disk, name, len)?, image))
 }
 
@@ -116,7 +117,12 @@ impl afterimage_protocol::target::Replica for Replica {
     fn append(&mut self, delta: &Delta, level: Level) -> Result<(), String> {
         append(&mut self.store, delta, level).map_err(|e| report(&e))?;
         self.image.apply(delta).map_err(|e| report(&e))?;
-        self.compact_if_due().map_err(|e| report(&e))
+        // The delta is held whatever becomes of this; a store that failed
+        // refuses the next one.
+        if let Err(error) = self.compact_if_due() {
+            tracing::error!(area = %self.store.name(), error = report(&error), "compaction failed");
+        }
+        Ok(())
     }
 
     fn install(&mut self, image: Image) -> Result<(), String> {
@@ -125,8 +131,8 @@ impl afterimage_protocol::target::Replica for Replica {
         Ok(())
     }
 
-    fn image(&self) -> Image {
-        self.image.clone()
+    fn image(&self) -> Result<Image, String> {
+        self.image.try_clone().map_err(|e| report(&e))
     }
 }
 

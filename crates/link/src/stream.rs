@@ -88,6 +88,18 @@ impl Stream {
         }
     }
 
+    /// Reads what there is, without waiting; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn read_now(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        match recv(self.as_fd(), into, RecvFlags::DONTWAIT) {
+            Ok((len, _)) => Ok(Some(len)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads what there is; polls for up to `spin` before it sleeps.
     ///
     /// # Errors
@@ -96,10 +108,8 @@ impl Stream {
         if !spin.is_zero() {
             let start = Instant::now();
             loop {
-                match recv(self.as_fd(), &mut *into, RecvFlags::DONTWAIT) {
-                    Ok((len, _)) => return Ok(len),
-                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+                if let Some(len) = self.read_now(into)? {
+                    return Ok(len);
                 }
                 if start.elapsed() >= spin {
                     break;

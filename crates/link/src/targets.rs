@@ -29,6 +29,8 @@ pub struct Targets {
     level: Level,
     on_loss: OnLoss,
     acknowledged: Epoch,
+    /// Whether the last commit was let go below its quorum.
+    degraded: bool,
     stopped: Option<Stopped>,
 }
 
@@ -80,6 +82,7 @@ impl Targets {
             epoch: image.epoch(),
             chain: image.chain(),
         };
+        let mut tried_again = false;
         loop {
             let held = match self.round(delta, image, level) {
                 Ok(held) => held,
@@ -94,11 +97,20 @@ impl Targets {
             }
             if held >= self.quorum {
                 self.acknowledged = delta.epoch();
+                if std::mem::take(&mut self.degraded) {
+                    tracing::info!(epoch = %delta.epoch(), held, "commits are at their quorum again");
+                }
                 return Ok(Outcome::Held { targets: held });
+            }
+            let due = self.next_attempt().is_some_and(|at| at <= Instant::now());
+            if due && !std::mem::replace(&mut tried_again, true) {
+                continue;
             }
             match self.on_loss {
                 OnLoss::Continue => {
-                    tracing::warn!(epoch = %delta.epoch(), held, wanted = self.quorum, "degraded commit");
+                    if !std::mem::replace(&mut self.degraded, true) {
+                        tracing::warn!(epoch = %delta.epoch(), held, wanted = self.quorum, "commits are degraded from here on");
+                    }
                     return Ok(Outcome::Degraded {
                         held,
                         wanted: self.quorum,

@@ -269,3 +269,103 @@ fn a_newer_connection_ends_the_older_one_of_the_same_area() {
         Some(true)
     );
 }
+
+#[test]
+fn commits_that_wait_for_nothing_do_not_choke_on_unread_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let address: Address = format!("unix:{}", path.display()).parse().unwrap();
+    let backup = backup_at(&dir.path().join("backup"), &address);
+    let mut sent = settings(&[&address.to_string()]);
+    sent.level = Some(Level::Sent);
+    let (mut targets, mut image) = Targets::open(&name(), LEN, &sent).unwrap();
+    for value in 0..2000u32 {
+        let value = u8::try_from(value % 251).unwrap();
+        assert_eq!(
+            commit(&mut targets, &mut image, value),
+            Outcome::Held { targets: 1 }
+        );
+        let report = &targets.reports()[0];
+        assert_eq!((report.connected, &report.problem), (true, &None));
+    }
+    let delta = change(&image, 77);
+    let outcome = targets
+        .commit(&delta, &image, Some(Level::Replicated))
+        .unwrap();
+    assert!(outcome.is_held());
+    assert_eq!(
+        status(&backup.address).unwrap().areas[0].epoch,
+        delta.epoch().0
+    );
+}
+
+#[test]
+fn a_backup_restarted_between_two_commits_costs_none_of_them() {
+    for choice in [OnLoss::Stop, OnLoss::Continue] {
+        let dir = tempfile::tempdir().unwrap();
+        let first = backup(dir.path());
+        let address = first.address.clone();
+        let mut settings = settings(&[&address.to_string()]);
+        settings.on_loss = choice;
+        let (mut targets, mut image) = Targets::open(&name(), LEN, &settings).unwrap();
+        assert!(commit(&mut targets, &mut image, 1).is_held());
+        first.stop();
+        let _second = backup_at(dir.path(), &address);
+        assert!(commit(&mut targets, &mut image, 2).is_held());
+    }
+}
+
+#[test]
+fn a_shorter_history_promoted_by_mistake_is_not_opened_over_a_longer_one() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let backups = dirs.each_ref().map(|dir| backup(dir.path()));
+    let urls = backups.each_ref().map(|b| b.address.to_string());
+    let mut one = settings(&[&urls[0]]);
+    let (mut targets, mut image) = Targets::open(&name(), LEN, &one).unwrap();
+    for value in 1..5 {
+        assert!(commit(&mut targets, &mut image, value).is_held());
+    }
+    drop(targets);
+    // Another, shorter, history at the second one, in a newer term.
+    one.targets = vec![urls[1].parse().unwrap()];
+    let (mut targets, mut image) = Targets::open(&name(), LEN, &one).unwrap();
+    assert!(commit(&mut targets, &mut image, 1).is_held());
+    drop(targets);
+    promote(&backups[1].address, &name()).unwrap();
+
+    let error = Targets::open(&name(), LEN, &settings(&[&urls[0], &urls[1]])).unwrap_err();
+    assert!(matches!(error, OpenError::Fuller { .. }), "{error}");
+    let reports = backups.map(|b| status(&b.address).unwrap().areas[0].epoch);
+    assert_eq!(reports, [4, 1]);
+}
+
+#[test]
+fn an_impossible_length_leaves_nothing_behind() {
+    use afterimage_area_abi::PrimaryId;
+    use afterimage_delta::Term;
+    use afterimage_protocol::{Hello, Message, Position};
+    use std::io::{Read, Write};
+
+    let dir = tempfile::tempdir().unwrap();
+    let backup = backup(dir.path());
+    for len in [0, 1, 4097, u64::MAX] {
+        let hello = Message::Hello(Hello {
+            name: name(),
+            len,
+            term: Term::ZERO,
+            primary: PrimaryId([1; 16]),
+            position: Position::default(),
+            pending: None,
+        });
+        let mut bytes = Vec::new();
+        hello.write(&mut bytes);
+        let mut stream =
+            afterimage_link::Stream::connect(&backup.address, Duration::from_secs(5)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(!answer.is_empty());
+    }
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

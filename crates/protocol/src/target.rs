@@ -1,7 +1,7 @@
 //! The target's end: a connection of one primary.
 
 use crate::admission::{Held, Refusal, RefusalCode, admit};
-use crate::message::{DELTA_HEAD, Hello, Message, Welcome};
+use crate::message::{DELTA_HEAD, Hello, Message, Position, Welcome};
 use crate::transfer::{CHUNK, ImageReceiver};
 use afterimage_area_abi::{Level, PrimaryId, Reign};
 use afterimage_delta::{Chain, Delta, Epoch, Image, Term, max_encoded_len};
@@ -37,7 +37,10 @@ pub trait Replica {
     fn install(&mut self, image: Image) -> Result<(), String>;
 
     /// A copy of the image, to be given to a new primary.
-    fn image(&self) -> Image;
+    ///
+    /// # Errors
+    /// What to tell the peer.
+    fn image(&self) -> Result<Image, String>;
 }
 
 /// State of a connection after its hello.
@@ -71,6 +74,13 @@ impl Session {
         // is held: a primary that finds its pending epoch here does not send it
         // again.
         let failed = |text| held.refuse(RefusalCode::Failed, text);
+        // Before anything is recorded, so that a target without memory can
+        // still be asked by the next one.
+        let image = admitted
+            .takes_image
+            .then(|| replica.image())
+            .transpose()
+            .map_err(failed)?;
         replica.persist().map_err(failed)?;
         if admitted.reign != held.reign {
             replica.set_reign(admitted.reign).map_err(failed)?;
@@ -86,7 +96,7 @@ impl Session {
                 position: held.position,
                 image_follows: admitted.takes_image,
             },
-            image: admitted.takes_image.then(|| replica.image()),
+            image,
         })
     }
 
@@ -131,15 +141,7 @@ impl Session {
                 position,
             } => {
                 self.check_reign(term, &held)?;
-                if position.epoch < held.position.epoch {
-                    return Err(held.refuse(
-                        RefusalCode::Fuller,
-                        format!(
-                            "an image of epoch {} would overwrite epoch {}",
-                            position.epoch, held.position.epoch
-                        ),
-                    ));
-                }
+                check_image(&held, position)?;
                 let receiver = ImageReceiver::new(len, held.len, position)
                     .map_err(|e| held.refuse(RefusalCode::Length, e.to_string()))?;
                 self.receiving = Some(receiver);
@@ -157,6 +159,11 @@ impl Session {
                 let image = receiver
                     .finish(checksum)
                     .map_err(|e| held.refuse(RefusalCode::Malformed, e.to_string()))?;
+                let position = Position {
+                    epoch: image.epoch(),
+                    chain: image.chain(),
+                };
+                check_image(&held, position)?;
                 let epoch = image.epoch();
                 replica
                     .install(image)
@@ -190,6 +197,26 @@ fn unexpected(held: &Held) -> Refusal {
         RefusalCode::Malformed,
         "a message that is not expected at this point",
     )
+}
+
+/// An image never takes the place of one that holds more, or as much of another
+/// history.
+fn check_image(held: &Held, position: Position) -> Result<(), Refusal> {
+    if position == held.position || position.epoch > held.position.epoch {
+        return Ok(());
+    }
+    let code = if position.epoch < held.position.epoch {
+        RefusalCode::Fuller
+    } else {
+        RefusalCode::Diverged
+    };
+    Err(held.refuse(
+        code,
+        format!(
+            "an image of epoch {} would overwrite epoch {}",
+            position.epoch, held.position.epoch
+        ),
+    ))
 }
 
 fn check_delta(

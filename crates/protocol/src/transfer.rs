@@ -1,7 +1,7 @@
 //! Whole images: to a new primary, or to a target that is behind.
 
 use crate::message::{Message, Position};
-use afterimage_delta::{Image, Term, checksum};
+use afterimage_delta::{Image, Term, checksum, zeros};
 
 /// Bytes of an image in one message.
 pub(crate) const CHUNK: usize = 256 << 10;
@@ -16,6 +16,12 @@ pub enum TransferError {
         len: u64,
         /// The area's length in bytes.
         expected: u64,
+    },
+    /// There is not that much memory.
+    #[error("no memory for an image of {len} bytes")]
+    Memory {
+        /// The length in bytes.
+        len: u64,
     },
     /// A chunk is outside the image, empty, or does not follow the one before.
     #[error("an image chunk of {len} bytes at {offset} does not follow")]
@@ -82,13 +88,11 @@ impl ImageReceiver {
     /// # Errors
     /// [`TransferError::Length`].
     pub fn new(len: u64, expected: u64, position: Position) -> Result<Self, TransferError> {
-        let bytes = usize::try_from(len)
-            .ok()
-            .filter(|_| len == expected)
-            .ok_or(TransferError::Length { len, expected })?;
+        if len != expected {
+            return Err(TransferError::Length { len, expected });
+        }
         Ok(Self {
-            // Zeroed memory is taken from the kernel as it is first written.
-            bytes: vec![0; bytes],
+            bytes: zeros(len).map_err(|_| TransferError::Memory { len })?,
             filled: 0,
             position,
         })

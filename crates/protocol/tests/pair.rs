@@ -57,8 +57,8 @@ impl Replica for Memory {
         self.image = image;
         self.persist()
     }
-    fn image(&self) -> Image {
-        self.image.clone()
+    fn image(&self) -> Result<Image, String> {
+        Ok(self.image.clone())
     }
 }
 

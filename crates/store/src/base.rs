@@ -239,14 +239,6 @@ pub(crate) fn read<T: FromBytes + zerocopy::IntoBytes>(
     Ok(value)
 }
 
-/// Zeroed memory that is taken as it is written; asked for first, because a
-/// length in a file must not end the process.
 fn zeros(len: u64) -> Result<Vec<u8>, StoreError> {
-    let memory = || StoreError::Memory { len };
-    let len = usize::try_from(len).map_err(|_| memory())?;
-    let mut trial = Vec::<u8>::new();
-    trial.try_reserve_exact(len).map_err(|_| memory())?;
-    // Otherwise the compiler may take the allocation for unused.
-    drop(std::hint::black_box(trial));
-    Ok(vec![0; len])
+    afterimage_delta::zeros(len).map_err(|_| StoreError::Memory { len })
 }

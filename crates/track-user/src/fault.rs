@@ -176,7 +176,9 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
     // Bit 1 of the page fault error code: the access was a write (Intel SDM
     // volume 3A, 4.7).
     let is_write = error_code & 2 != 0;
-    if !(is_write && handle(address)) {
+    // SAFETY: as for the address.
+    let from_kernel = unsafe { (*info).si_code } > 0;
+    if !(from_kernel && is_write && handle(address)) {
         pass_on(signal, info, context);
     }
     // SAFETY: as above.

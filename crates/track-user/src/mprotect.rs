@@ -18,8 +18,10 @@ const MANY_RANGES: usize = 64;
 /// notices; read into ordinary memory and copy. A forked child has no area.
 #[derive(Debug)]
 pub struct Mprotect {
-    region: Region,
+    // Before the region: a range must be out of the handler's table when its
+    // memory goes.
     watch: Watch,
+    region: Region,
     given_back: PageSet,
 }
 

@@ -176,7 +176,11 @@ impl MountedArea {
 
     /// Takes a store to the doorbell.
     pub(crate) fn ring(&self, offset: u64, data: &[u8], caller: AddressSpace) {
-        let mut device = lock(&self.device);
+        // A panic in the middle of a commit may have lost pages: from then on
+        // nothing is answered, which the library takes for a failure.
+        let Ok(mut device) = self.device.lock() else {
+            return;
+        };
         device.ring(offset, data, caller);
         let data_len = lock(&self.status).data_len;
         self.publish(&device, data_len);
@@ -251,7 +255,7 @@ impl TrackedArea {
             .targets
             .commit(prepared.delta(), prepared.image(), level)?;
         match outcome {
-            // Not part of history: dropping it gives its pages back.
+            // The area stops, so what its image holds no longer matters.
             Outcome::Fenced { .. } => drop(prepared),
             // In doubt: it was sent and may be part of history.
             Outcome::Held { .. } | Outcome::Degraded { .. } | Outcome::InDoubt => {
@@ -291,8 +295,15 @@ impl AreaBackend for TrackedArea {
             Ok(done) => done,
             Err(error) => return Err(self.stop(&Chain(&*error))),
         };
-        if let Outcome::Fenced { term } = done.outcome {
-            self.stop(&format_args!("a newer primary reigns in term {term}"));
+        match done.outcome {
+            Outcome::Fenced { term } => {
+                self.stop(&format_args!("a newer primary reigns in term {term}"));
+            }
+            // Whoever attached again would read what may be lost.
+            Outcome::InDoubt => {
+                self.stop(&"a commit ended in doubt; start the machine again to find out what the targets hold");
+            }
+            Outcome::Held { .. } | Outcome::Degraded { .. } => {}
         }
         Ok(done)
     }

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Ok(End::Fenced(term)) => {
             eprintln!(
                 "afterimage-kv: fenced: another primary has taken over in term {term}; \
-                 writes that were not acknowledged are not part of its data"
+                 writes that were not acknowledged may or may not be part of its data"
             );
             ExitCode::from(3)
         }

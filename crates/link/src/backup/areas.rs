@@ -5,12 +5,14 @@ use crate::replica::{Replica, open_store, recover, report};
 use crate::stream::Stream;
 use afterimage_area_abi::AreaName;
 use afterimage_delta::Epoch;
+use afterimage_env::make_dir;
 use afterimage_protocol::status::AreaReport;
 use afterimage_protocol::target::Replica as _;
 use afterimage_protocol::{Held, Position, Refusal, RefusalCode};
 use afterimage_store::StoreError;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,7 +61,14 @@ impl Area {
     /// Makes a connection the one of the area's primary, as long as the result
     /// lives. An older one is ended: it is a left-over of the same primary or
     /// of one that no longer reigns, and what it buffers would come on top.
-    pub(super) fn connect(self: &Arc<Self>, stream: Stream) -> Connected {
+    ///
+    /// The caller holds the replica, so that no message of the older one comes
+    /// between a greeting and this.
+    pub(super) fn connect(
+        self: &Arc<Self>,
+        _greeted: &MutexGuard<'_, Replica>,
+        stream: Stream,
+    ) -> Connected {
         let number = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
         let mut primary = lock(&self.primary);
         if let Some((_, older)) = primary.replace((number, stream)) {
@@ -98,6 +107,13 @@ pub(super) struct Connected {
     number: u64,
 }
 
+impl Connected {
+    /// Whether it still is; asked with the replica held.
+    pub(super) fn is_current(&self) -> bool {
+        self.area.connections.load(Ordering::Acquire) == self.number
+    }
+}
+
 impl Drop for Connected {
     fn drop(&mut self) {
         let mut primary = lock(&self.area.primary);
@@ -119,7 +135,7 @@ impl Areas {
             path: dir.to_owned(),
             source,
         };
-        fs::create_dir_all(dir).map_err(unusable)?;
+        make_dir(dir).map_err(|error| unusable(io::Error::other(error)))?;
         let mut areas = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
@@ -133,6 +149,12 @@ impl Areas {
             let path = entry.path();
             let area = recover(&path).map_err(|source| BackupError::Area { path, source })?;
             if let Some(replica) = area {
+                if replica.store().name() != &name {
+                    return Err(unusable(io::Error::other(format!(
+                        "the directory {name} holds area {}; rename it back",
+                        replica.store().name()
+                    ))));
+                }
                 tracing::info!(area = %name, epoch = %replica.epoch(), "recovered");
                 areas.insert(name, Area::new(replica));
             }

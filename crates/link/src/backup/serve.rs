@@ -96,16 +96,18 @@ fn promote_area(backup: &Backup, name: &AreaName) -> Result<Message, Refusal> {
 
 fn primary(backup: &Backup, connection: &mut Connection, hello: &Hello) -> Result<(), End> {
     let area = backup.areas.find_or_create(&hello.name, hello.len)?;
+    let mut replica = area.lock()?;
     let Greeting {
         mut session,
         welcome,
         image,
-    } = Session::greet(hello, &mut *area.lock()?)?;
+    } = Session::greet(hello, &mut *replica)?;
     let stream = connection
         .stream()
         .try_clone()
         .map_err(ConnectionError::from)?;
-    let _connected = area.connect(stream);
+    let connected = area.connect(&replica, stream);
+    drop(replica);
     tracing::info!(area = %hello.name, term = %welcome.term, epoch = %welcome.position.epoch, "primary connected");
     connection.send(&Message::Welcome(welcome))?;
     if let Some(image) = image {
@@ -114,7 +116,13 @@ fn primary(backup: &Backup, connection: &mut Connection, hello: &Hello) -> Resul
     connection.set_limit(Session::message_limit(hello.len));
     let patient = || !backup.stopping.load(Ordering::Acquire);
     while let Some(message) = connection.receive_patiently(patient)? {
-        let answer = session.on_message(message, &mut *area.lock()?)?;
+        let answer = {
+            let mut replica = area.lock()?;
+            if !connected.is_current() {
+                return Ok(());
+            }
+            session.on_message(message, &mut *replica)?
+        };
         if let Some(answer) = answer {
             connection.send(&answer)?;
         }

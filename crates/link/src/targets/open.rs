@@ -59,6 +59,27 @@ pub enum OpenError {
         /// The target that holds it.
         holder: Address,
     },
+    /// A target of an older term holds more than those of the newest.
+    #[error(
+        "area {name}: a target in term {other_term} holds epoch {other_epoch}, those in term {term} only epoch {epoch}: the wrong one was promoted; promote the fuller one, or remove its copy"
+    )]
+    Fuller {
+        /// The area.
+        name: AreaName,
+        /// The newest term.
+        term: Term,
+        /// Its last epoch.
+        epoch: Epoch,
+        /// The older term.
+        other_term: Term,
+        /// Its last epoch.
+        other_epoch: Epoch,
+    },
+    /// A backup that could not be asked has a history that nobody knew of.
+    #[error(
+        "target {0} holds more of this area than could be known when it was opened; open it again"
+    )]
+    Unknown(Address),
     /// The system has no random numbers.
     #[error("no random numbers for an identity")]
     Random,
@@ -130,6 +151,16 @@ impl Targets {
             pending: None,
         };
         if let Some(best) = best {
+            // A longer history of an older term may have been acknowledged.
+            if let Some(fuller) = candidates.iter().find(|c| c.epoch > best.epoch) {
+                return Err(OpenError::Fuller {
+                    name: name.clone(),
+                    term: best.reign.term,
+                    epoch: best.epoch,
+                    other_term: fuller.reign.term,
+                    other_epoch: fuller.epoch,
+                });
+            }
             let own = candidates
                 .iter()
                 .any(|c| matches!(c.place, Place::Directory(_)) && c.reign == best.reign);
@@ -172,9 +203,29 @@ impl Targets {
             level: settings.default_level(),
             on_loss: settings.on_loss,
             acknowledged: image.epoch(),
+            degraded: false,
             stopped: None,
         };
         targets.greet_all(&image)?;
+        let problems: Vec<_> = targets
+            .reports()
+            .into_iter()
+            .filter(|r| !r.connected)
+            .collect();
+        let reachable = settings.targets.len() - problems.len();
+        let needed = needed(settings.targets.len(), quorum);
+        if reachable < needed {
+            return Err(OpenError::Unreachable {
+                reachable,
+                targets: settings.targets.len(),
+                needed,
+                problems: problems
+                    .into_iter()
+                    .map(|r| format!("{}: {}", r.url, r.problem.unwrap_or_default()))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            });
+        }
         Ok((targets, image))
     }
 
@@ -194,7 +245,10 @@ impl Targets {
                 continue;
             }
             match remote.greet(&self.hello, image) {
-                Ok(_) => {}
+                Ok((Greeted::Ready, _)) => {}
+                Ok((Greeted::Image(_), _)) => {
+                    return Err(OpenError::Unknown(remote.address().clone()));
+                }
                 // It was counted as unreachable already, or becomes so now;
                 // commits see to it.
                 Err(RemoteError::Connection { .. }) => {}
@@ -244,12 +298,7 @@ fn survey(
     }
     let targets = settings.targets.len();
     let reachable = targets - problems.len();
-    // Any set of this size meets every quorum, so it has the last
-    // acknowledged epoch, and it can acknowledge new ones.
-    let quorum = quorum as usize;
-    let needed = quorum
-        .max((targets + 1).saturating_sub(quorum))
-        .min(targets);
+    let needed = needed(targets, quorum);
     if reachable < needed {
         return Err(OpenError::Unreachable {
             reachable,
@@ -261,6 +310,15 @@ fn survey(
     // A directory just made holds nothing and says nothing.
     candidates.retain(|c| c.reign.term > Term::ZERO || c.epoch > Epoch::ZERO);
     Ok(candidates)
+}
+
+/// How many targets must answer: any set of this size meets every quorum, so it
+/// has the last acknowledged epoch, and it can acknowledge new ones.
+fn needed(targets: usize, quorum: u32) -> usize {
+    let quorum = quorum as usize;
+    quorum
+        .max((targets + 1).saturating_sub(quorum))
+        .min(targets)
 }
 
 fn directory_error(url: &TargetUrl, error: DirectoryError) -> OpenError {
