@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::heap::{AreaHeap, State};
 use crate::{Builder, Commit, CommitError, HeapStats, Level, OpenError, Root, Status};
-use afterimage_area_abi::header::{AreaHeader, HEAP_OFFSET, text, text_field};
+use afterimage_area_abi::header::{AreaHeader, HEAP_OFFSET, HeaderError, text, text_field};
 use allocator_api2::alloc::{Allocator, Layout};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -150,7 +150,8 @@ impl<T: Root> Transaction<'_, T> {
         self.area.engine.commit(level.into())
     }
 
-    /// Brings the last commit back.
+    /// Brings the last commit back. What was moved out of the area, or made with
+    /// its allocator, since then must not be used any more (see [`AreaHeap`]).
     ///
     /// # Errors
     /// [`CommitError`], if the area takes no more transactions.
@@ -210,6 +211,11 @@ fn existing<T: Root>(
     let same = text(&header.root_type) == T::NAME
         && header.root_version == T::VERSION
         && (header.root_len, header.root_align) == layout;
+    if header.base != base.as_ptr().expose_provenance() as u64 {
+        return Err(OpenError::Header(HeaderError::Damaged(
+            "it is not mapped where it says it must be",
+        )));
+    }
     if !same {
         let describe = |name: &str, version: u32, (len, align): (u64, u64)| {
             format!("a {name} version {version} of {len} bytes aligned to {align}")

@@ -8,7 +8,7 @@ use afterimage_area_abi::control::{
 };
 use afterimage_area_abi::header::AreaHeader;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::ffi::c_void;
 use std::fs;
 use std::io;
@@ -220,6 +220,11 @@ impl Mapping {
         if base.is_some() && start != wanted {
             return Err(rustix::io::Errno::EXIST);
         }
+        // A forked child must not write into transactions of its parent: it
+        // faults instead.
+        // SAFETY: the range was mapped above; the advice changes only what
+        // fork does with it.
+        unsafe { madvise(start, size, Advice::LinuxDontFork) }?;
         Ok(mapping)
     }
 

@@ -7,8 +7,12 @@ use allocator_api2::vec::Vec as AreaVec;
 /// Data that means the same in the next process that maps the area.
 ///
 /// Implemented for plain numbers, arrays and options of such data, and for
-/// `Vec`, `Box` and `hashbrown::HashMap` whose allocator is [`AreaHeap`]. Make
-/// your own with [`in_area!`](crate::in_area), which checks each field.
+/// `Vec` and `Box` whose allocator is [`AreaHeap`]. Make your own with
+/// [`in_area!`](crate::in_area), which checks each field.
+///
+/// Not for `hashbrown::HashMap` with that allocator, though it works: a map
+/// without capacity points to a static of the program, so it takes a type that
+/// never lets it be without (`examples/afterimage-kv` has one).
 ///
 /// # Safety
 /// The type holds no reference or pointer to anything outside the area (no
@@ -76,11 +80,6 @@ unsafe impl InArea for AreaHeap {}
 unsafe impl<T: InArea> InArea for AreaVec<T, AreaHeap> {}
 // SAFETY: the value is in the area, which is always mapped at the same address.
 unsafe impl<T: InArea + ?Sized> InArea for AreaBox<T, AreaHeap> {}
-// SAFETY: buckets are in the area. The one exception, the shared empty table of
-// a map without capacity, is a static of the program: `Root::init` must
-// give the map a capacity, and it never loses it except by `shrink_to`.
-unsafe impl<K: InArea, V: InArea, S: InArea> InArea for hashbrown::HashMap<K, V, S, AreaHeap> {}
-
 /// Makes a struct that may live in an area; each field is checked.
 ///
 /// ```

@@ -1,7 +1,7 @@
 //! The area's root, and a turn's transaction on it.
 
 use crate::commands::Data;
-use crate::store::{KeyHasher, Store, Table};
+use crate::store::{Key, KeyHasher, Store, Value};
 use afterimage::{Area, AreaHeap, Commit, CommitError, InArea, Root, Transaction};
 
 // SAFETY: the hash table, its keys and its values are in the area, as
@@ -13,9 +13,11 @@ unsafe impl InArea for Store<AreaHeap> {}
 // SAFETY: two numbers.
 unsafe impl InArea for KeyHasher {}
 
-/// Compiles only while all parts of a store may live in an area.
+/// Compiles only while all parts of a store may live in an area; the table is
+/// its entries, its hasher and its allocator.
 const fn parts_may_live_in_an_area<T: InArea>() {}
-const _: () = parts_may_live_in_an_area::<(AreaHeap, Table<AreaHeap>)>();
+const _: () = parts_may_live_in_an_area::<(AreaHeap, KeyHasher)>();
+const _: () = parts_may_live_in_an_area::<(Key<AreaHeap>, Value<AreaHeap>)>();
 
 afterimage::in_area! {
     /// What lies in the area.

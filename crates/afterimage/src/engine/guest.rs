@@ -5,7 +5,7 @@ use super::Engine;
 use crate::device::Device;
 use crate::{Commit, CommitError, EngineKind, Level, OpenError, Status};
 use afterimage_area_abi::AreaName;
-use afterimage_area_abi::control::{ControlHeader, Reply, Request, Verb};
+use afterimage_area_abi::control::{CommandError, ControlHeader, Reply, Request, Verb};
 use afterimage_area_abi::header::{AreaHeader, default_base, text};
 use afterimage_delta::{Epoch, Term};
 use std::ptr::NonNull;
@@ -18,6 +18,21 @@ pub(crate) struct Guest {
     level: Option<Level>,
     sequence: u64,
     epoch: Epoch,
+    /// A command failed, so memory and image may be apart.
+    failed: bool,
+}
+
+fn ring(device: &mut Device, sequence: u64, verb: Verb) -> Result<Reply, CommitError> {
+    let reply = device.ring(Request { verb, sequence });
+    if reply.sequence != sequence {
+        return Err(CommitError::NoAnswer {
+            expected: sequence,
+            found: reply.sequence,
+        });
+    }
+    // An error code comes before everything else in the reply.
+    let _ = reply.outcome()?;
+    Ok(reply)
 }
 
 impl Guest {
@@ -27,38 +42,34 @@ impl Guest {
         mut device: Device,
         level: Option<Level>,
     ) -> Result<Self, OpenError> {
+        // First of all: an application that died in a transaction may have left
+        // anything in the area, its header included.
+        let attached = ring(&mut device, 1, Verb::Attach)?;
         // The device may be mapped anywhere to read where it wants to be.
         let header = device.peek_header()?;
         let first = AreaHeader::read(&header, device.data_len())?;
         let base = first.map_or_else(|| default_base(name.as_str()), |h| h.base);
-        let mut guest = Self {
+        Ok(Self {
             name: name.clone(),
             base: device.map_data(base)?,
             device,
             level,
-            sequence: 0,
-            epoch: Epoch::ZERO,
-        };
-        let reply = guest.command(Verb::Attach)?;
-        guest.epoch = Epoch(reply.epoch);
-        Ok(guest)
+            sequence: 1,
+            epoch: Epoch(attached.epoch),
+            failed: false,
+        })
     }
 
+    /// Carries a command out; after one that failed it is not known what the
+    /// area holds, so no other one is given.
     fn command(&mut self, verb: Verb) -> Result<Reply, CommitError> {
-        self.sequence += 1;
-        let reply = self.device.ring(Request {
-            verb,
-            sequence: self.sequence,
-        });
-        if reply.sequence != self.sequence {
-            return Err(CommitError::NoAnswer {
-                expected: self.sequence,
-                found: reply.sequence,
-            });
+        if self.failed {
+            return Err(CommandError::Stopped.into());
         }
-        // An error code comes before everything else in the reply.
-        let _ = reply.outcome()?;
-        Ok(reply)
+        self.sequence += 1;
+        let reply = ring(&mut self.device, self.sequence, verb);
+        self.failed = reply.is_err();
+        reply
     }
 
     fn control(&self) -> ControlHeader {
@@ -78,6 +89,9 @@ impl Engine for Guest {
     fn begin(&mut self) -> Result<(), CommitError> {
         // The hypervisor refuses commits of an area that is stopped; asking
         // beforehand would cost an exit for each transaction.
+        if self.failed {
+            return Err(CommandError::Stopped.into());
+        }
         Ok(())
     }
 

@@ -21,9 +21,11 @@ use std::ptr::NonNull;
 /// Handle to the allocator of an area; lives in the area's collections as
 /// well as outside.
 ///
-/// Values that it backs belong to the transaction they were made in: keep them
-/// reachable from the root or drop them before it ends. An abort takes their
-/// memory back.
+/// Values that it backs belong to the area and to the transaction they were
+/// made in: keep them reachable from the root, or drop them before it ends. The
+/// compiler does not see to it. Using one after an abort took its memory back,
+/// after its area was closed, or from the root of another area is undefined
+/// behaviour.
 #[derive(Clone, Copy, Debug)]
 pub struct AreaHeap {
     state: NonNull<State>,
