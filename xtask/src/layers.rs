@@ -27,7 +27,7 @@ const LAYERS: [Layer; 17] = [
     Layer("devices", &["delta", "area-abi"], &[]),
     Layer("vmm", &["delta", "area-abi", "checkpoint", "track-kvm", "devices"], &[]),
     Layer("afterimage", &["delta", "area-abi", "checkpoint", "track-user", "link"], &[]),
-    Layer("cli", &["delta", "area-abi", "protocol", "link", "vmm"], &[]),
+    Layer("cli", &["delta", "area-abi", "protocol", "track-user", "link", "vmm"], &[]),
     Layer("kv", &["afterimage"], &[]),
     Layer("bank", &["afterimage"], &[]),
     Layer("lab", &["vmm"], &[]),

@@ -151,6 +151,13 @@ fn from_environment(list: &str) -> Result<Settings, OpenError> {
     for url in list.split(',').map(str::trim).filter(|u| !u.is_empty()) {
         settings.targets.push(url.parse()?);
     }
+    if settings.targets.is_empty() {
+        return Err(OpenError::Environment {
+            name: "AFTERIMAGE_TARGETS",
+            value: list.to_owned(),
+            problem: "names no target".into(),
+        });
+    }
     if let Some(value) = variable("AFTERIMAGE_QUORUM") {
         settings.quorum = Some(value.parse().map_err(|_| OpenError::Environment {
             name: "AFTERIMAGE_QUORUM",

@@ -4,11 +4,13 @@ use crate::CommitError;
 use afterimage_area_abi::header::HeaderError;
 use afterimage_area_abi::{BadName, Outcome, UnknownWord};
 use afterimage_link::{BadAddress, ConfigError};
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 /// Why an area cannot be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum OpenError {
     /// The name is no area's.
     #[error(transparent)]
@@ -96,10 +98,28 @@ pub enum OpenError {
         /// The names there are.
         found: String,
     },
-    /// The first transaction failed.
-    #[error("the new area cannot be committed")]
+    /// The area cannot be attached, or its first transaction failed.
+    #[error(transparent)]
     Commit(#[from] CommitError),
     /// The first transaction is not safe.
     #[error("the new area's first commit: {0}")]
     Outcome(Outcome),
+}
+
+impl fmt::Debug for OpenError {
+    /// As people read it, because `main` shows errors this way.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(self, f)
+    }
+}
+
+/// Writes an error and its causes on one line.
+pub(crate) fn with_causes(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
 }

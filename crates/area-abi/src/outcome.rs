@@ -7,8 +7,8 @@ use std::str::FromStr;
 /// What a commit waits for before it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// The image beside the area has it: survives the application (in a guest:
-    /// also the guest's kernel), not the machine.
+    /// The image beside the area has it. In a guest that survives the
+    /// application and the guest's kernel; in a process, nothing.
     Local,
     /// Also handed to the link towards the targets; nothing is known of its
     /// arrival.

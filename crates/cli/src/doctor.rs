@@ -91,18 +91,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn process_tracking() -> Finding {
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        Finding::good(
-            "tracking in a process",
-            "mprotect (the only process tracker of this version)",
-        )
-    } else {
-        Finding::lacking(
-            "tracking in a process",
+    let what = "tracking in a process";
+    match afterimage_track_user::probe() {
+        Ok(()) => Finding::good(
+            what,
+            "mprotect (the only process tracker of this version), tried",
+        ),
+        Err(error) => Finding::lacking(
+            what,
             State::Missing,
-            "this version knows Linux on x86-64 only",
-            "use such a machine",
-        )
+            format!("mprotect: {error}"),
+            "use Linux on x86-64, without limits on memory mappings",
+        ),
     }
 }
 

@@ -121,19 +121,32 @@ impl FromStr for Cidr {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let mut areas = Vec::new();
-    let mut links = Vec::new();
-    for area in &args.areas {
-        let (config, targets) =
-            open_area(&args, area).with_context(|| format!("area {}", area.name))?;
-        areas.push(config);
-        links.push((area.name.to_string(), targets));
+    // Opening an area begins a reign over it, so whatever else can fail is
+    // tried before.
+    for path in [Some(&args.kernel), args.initrd.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
+    afterimage_vmm::probe::open()?;
     let listener = args
         .status
         .as_ref()
         .map(|a| Listener::bind(a).with_context(|| format!("cannot listen on {a}")))
         .transpose()?;
+    let output = console(&args.console)?;
+    let mut areas: Vec<AreaConfig> = Vec::new();
+    let mut links = Vec::new();
+    for area in &args.areas {
+        if areas.iter().any(|other| other.name == area.name) {
+            bail!("area {} is named twice", area.name);
+        }
+        let (config, targets) =
+            open_area(&args, area).with_context(|| format!("area {}", area.name))?;
+        areas.push(config);
+        links.push((area.name.to_string(), targets));
+    }
     let machine = Machine::new(Config {
         kernel: args.kernel.clone(),
         initrd: args.initrd.clone(),
@@ -148,7 +161,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             mac: None,
         }),
         console: Console {
-            output: console(&args.console)?,
+            output,
             input: None,
         },
         areas,
@@ -160,10 +173,13 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     }
     let end = machine.run()?;
     tracing::info!(?end, "the machine ended");
-    Ok(match end {
-        End::PowerOff | End::Reset | End::Stopped => ExitCode::SUCCESS,
-        End::TripleFault => ExitCode::FAILURE,
-    })
+    if end == End::TripleFault {
+        bail!(
+            "the guest faulted beyond repair; if it printed nothing before, {} may not be a whole kernel",
+            args.kernel.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn console(path: &PathBuf) -> Result<Box<dyn Write + Send>> {

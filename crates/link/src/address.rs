@@ -23,10 +23,16 @@ pub enum TargetUrl {
     Peer(Address),
 }
 
-/// The text is no target.
+/// The text is no target, or no place where a peer listens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("bad target {0:?}: use dir:PATH, tcp://HOST:PORT or unix:PATH")]
-pub struct BadAddress(String);
+#[error("bad address {text:?}: use {expected}")]
+pub struct BadAddress {
+    text: String,
+    expected: &'static str,
+}
+
+const PEERS: &str = "tcp://HOST:PORT or unix:PATH";
+const TARGETS: &str = "dir:PATH, tcp://HOST:PORT or unix:PATH";
 
 impl FromStr for Address {
     type Err = BadAddress;
@@ -42,7 +48,10 @@ impl FromStr for Address {
         if sound {
             Ok(Self::Tcp(place.to_owned()))
         } else {
-            Err(BadAddress(text.to_owned()))
+            Err(BadAddress {
+                text: text.to_owned(),
+                expected: PEERS,
+            })
         }
     }
 }
@@ -57,7 +66,10 @@ impl FromStr for TargetUrl {
         if text.starts_with("tcp://") || text.starts_with("unix:") {
             return text.parse().map(Self::Peer);
         }
-        Err(BadAddress(text.to_owned()))
+        Err(BadAddress {
+            text: text.to_owned(),
+            expected: TARGETS,
+        })
     }
 }
 

@@ -60,6 +60,9 @@ pub enum ConfigError {
         /// Where, and what is wrong.
         message: String,
     },
+    /// A section has no targets.
+    #[error("the configuration file's section for area {0} names no targets")]
+    NoTargets(AreaName),
     /// A target in it is no target.
     #[error(transparent)]
     Address(#[from] BadAddress),
@@ -93,6 +96,9 @@ impl Config {
         let Some(section) = self.area.get(name.as_str()).or(self.default.as_ref()) else {
             return Ok(None);
         };
+        if section.targets.is_empty() {
+            return Err(ConfigError::NoTargets(name.clone()));
+        }
         let mut settings = Settings {
             quorum: section.quorum,
             level: section.level.as_deref().map(str::parse).transpose()?,
@@ -154,7 +160,7 @@ mod tests {
     fn a_misspelt_setting_is_an_error_not_a_default() {
         let error = read("[area.bank]\nquorom = 1\n").unwrap_err();
         assert!(error.to_string().contains("quorom"), "{error}");
-        let config = read("[default]\nlevel = 'fast'\n").unwrap();
+        let config = read("[default]\ntargets = ['dir:/a']\nlevel = 'fast'\n").unwrap();
         assert!(config.settings(&"kv".parse().unwrap()).is_err());
     }
 }

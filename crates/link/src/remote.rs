@@ -38,7 +38,7 @@ struct Link {
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// It cannot be reached, or the connection broke.
-    #[error("{address}")]
+    #[error("target {address}")]
     Connection {
         /// The backup.
         address: Address,
@@ -46,7 +46,7 @@ pub enum RemoteError {
         source: ConnectionError,
     },
     /// It said no, or nonsense.
-    #[error("{address}")]
+    #[error("target {address}")]
     Session {
         /// The backup.
         address: Address,

@@ -83,6 +83,14 @@ pub enum SettingsError {
         /// Number of targets.
         targets: usize,
     },
+    /// Something is to be waited for, and there is nobody who could have it.
+    #[error(
+        "level {level} needs a target and none is configured; name one (dir:PATH, tcp://HOST:PORT), or ask for level local"
+    )]
+    NoTarget {
+        /// The level asked for.
+        level: Level,
+    },
     /// A target is named twice, so one copy would count as two.
     #[error("target {0} is named twice")]
     Twice(TargetUrl),
@@ -111,6 +119,12 @@ impl Settings {
             if self.targets[..at].contains(target) {
                 return Err(SettingsError::Twice(target.clone()));
             }
+        }
+        if let Some(level) = self.level
+            && self.targets.is_empty()
+            && level > Level::Local
+        {
+            return Err(SettingsError::NoTarget { level });
         }
         let all = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
         match self.quorum {
@@ -165,6 +179,16 @@ mod tests {
                 .checked_quorum()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_level_that_waits_for_nobody_is_refused() {
+        let mut nobody = settings(&[], None);
+        assert_eq!(nobody.checked_quorum(), Ok(0));
+        nobody.level = Some(Level::Local);
+        assert_eq!(nobody.checked_quorum(), Ok(0));
+        nobody.level = Some(Level::Durable);
+        assert!(nobody.checked_quorum().is_err());
     }
 
     #[test]

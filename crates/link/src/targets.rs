@@ -95,8 +95,13 @@ impl Targets {
             if level == Level::Local {
                 return Ok(Outcome::Held { targets: 0 });
             }
+            if self.is_empty() {
+                return Ok(Outcome::Degraded { held: 0, wanted: 1 });
+            }
             if held >= self.quorum {
-                self.acknowledged = delta.epoch();
+                if level > Level::Sent {
+                    self.acknowledged = delta.epoch();
+                }
                 if std::mem::take(&mut self.degraded) {
                     tracing::info!(epoch = %delta.epoch(), held, "commits are at their quorum again");
                 }

@@ -194,8 +194,8 @@ fn continue_reign(hello: &Hello, held: &Held) -> Result<Admitted, Refusal> {
         return Err(held.refuse(
             RefusalCode::Reigned,
             format!(
-                "term {} of area {} belongs to another primary",
-                hello.term, hello.name
+                "term {} of area {} belongs to another primary here; promote this target again and start again if it holds the right copy (epoch {})",
+                hello.term, hello.name, held.position.epoch
             ),
         ));
     }

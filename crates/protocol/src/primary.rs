@@ -35,7 +35,7 @@ pub enum Event {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The target said no.
-    #[error("refused: {0}")]
+    #[error(transparent)]
     Refused(#[from] Refusal),
     /// The image did not arrive whole.
     #[error(transparent)]

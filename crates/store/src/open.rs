@@ -122,7 +122,7 @@ fn make_durable<F: DiskFile>(opened: &Opened<F>, scan: &Scan) -> Result<(), Stor
             offset = scan.end,
             bytes = scan.tail,
             epoch = scan.epoch.0,
-            "dropping a torn tail: it was being written at a crash and was never durable"
+            "the log ends in the middle of a record, which is dropped: a crash while it was written leaves that, and so does a file that was cut"
         );
         opened
             .log

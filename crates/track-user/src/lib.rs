@@ -11,5 +11,5 @@ mod fault;
 mod mprotect;
 mod region;
 
-pub use mprotect::Mprotect;
+pub use mprotect::{Mprotect, probe};
 pub use region::{MapError, Region};

@@ -3,7 +3,7 @@
 use crate::Region;
 use crate::fault::{Watch, Watched};
 use afterimage_checkpoint::{AreaMemory, Tracker, TrackerError};
-use afterimage_delta::PageSet;
+use afterimage_delta::{PAGE_SIZE, PageIndex, PageSet};
 use std::io;
 
 /// More runs than this are closed with one call over the whole span: the
@@ -90,11 +90,31 @@ impl Tracker for Mprotect {
     }
 }
 
+/// Tries the tracker on a page of its own: whether a first write is noticed, and
+/// a write after a harvest again.
+///
+/// # Errors
+/// What does not work on this machine.
+pub fn probe() -> io::Result<()> {
+    /// Far from where areas are mapped.
+    const PLACE: u64 = 0x2000_0000_0000;
+    let mut region = Region::map(PLACE, 1).map_err(io::Error::other)?;
+    let mut tracker = Mprotect::start(region.clone())?;
+    for value in 1..=2 {
+        region.write_page(PageIndex(0), &[value; PAGE_SIZE]);
+        let pages = tracker.harvest().map_err(io::Error::other)?;
+        if !pages.contains(PageIndex(0)) {
+            return Err(io::Error::other("a write was not noticed"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use afterimage_checkpoint::{Checkpointer, contract};
-    use afterimage_delta::{Image, PAGE_SIZE, PageIndex};
+    use afterimage_delta::Image;
 
     fn store(region: &Region, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= region.len());

@@ -27,9 +27,13 @@ use facts::Facts;
 use options::Options;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::{End, Server};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Descriptors besides those of the clients.
 const OWN_DESCRIPTORS: u64 = 64;
@@ -37,7 +41,13 @@ const OWN_DESCRIPTORS: u64 = 64;
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(
+            EnvFilter::builder()
+                .with_env_var("AFTERIMAGE_LOG")
+                .with_default_directive(LevelFilter::WARN.into())
+                .from_env_lossy(),
+        )
         .init();
     match run(&Options::parse()) {
         Ok(End::Stopped) => ExitCode::SUCCESS,
@@ -50,8 +60,8 @@ fn main() -> ExitCode {
         }
         Ok(End::InDoubt) => {
             eprintln!(
-                "afterimage-kv: contact with the targets was lost in a commit: its writes were \
-                 not acknowledged and may or may not be safe; start again to find out"
+                "afterimage-kv: a target failed or contact with it was lost in a commit: its \
+                 writes were not acknowledged and may or may not be safe; start again to find out"
             );
             ExitCode::from(4)
         }
@@ -63,6 +73,15 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<End> {
+    let signal = end_signals().context("cannot handle signals")?;
+    // Before the area is opened: a server that cannot serve must not begin a
+    // reign.
+    let listener = std::net::TcpListener::bind(options.listen).with_context(|| {
+        format!(
+            "cannot listen on {}; --listen takes another",
+            options.listen
+        )
+    })?;
     let mut area = open(options)?;
     let status = area.status();
     let facts = Facts {
@@ -91,9 +110,8 @@ fn run(options: &Options) -> anyhow::Result<End> {
         facts.term,
         area.root().store.len()
     );
-    let signal = end_signals().context("cannot handle signals")?;
     let early = options.test_acknowledge_before_commit;
-    let server = Server::bind(options.listen, signal, facts, early)?;
+    let server = Server::new(listener, signal, facts, early)?;
     let address = server.address()?;
     if let Some(path) = &options.port_file {
         std::fs::write(path, format!("{address}\n"))
@@ -125,7 +143,13 @@ fn open(options: &Options) -> anyhow::Result<Area<Kv>> {
 fn end_signals() -> std::io::Result<mio::net::UnixStream> {
     let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
     receiver.set_nonblocking(true)?;
+    let asked = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // A commit that waits for its targets keeps the loop from noticing;
+        // whoever asks twice means it. The order counts: the second signal
+        // finds what the first has set.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
+        signal_hook::flag::register(signal, Arc::clone(&asked))?;
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
     Ok(mio::net::UnixStream::from_std(receiver))

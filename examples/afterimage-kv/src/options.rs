@@ -38,7 +38,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     pub(crate) quorum: Option<u32>,
 
-    /// What to do while too few targets are there: wait, or go on degraded.
+    /// What to do while too few targets are there: wait, stop, or continue with
+    /// less safety.
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_loss: Option<OnLoss>,
 

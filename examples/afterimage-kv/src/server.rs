@@ -48,16 +48,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds `address`. `signal` ends the server when it becomes readable.
-    pub(crate) fn bind(
-        address: SocketAddr,
+    /// Serves at `listener`. `signal` ends the server when it becomes readable.
+    pub(crate) fn new(
+        listener: std::net::TcpListener,
         signal: UnixStream,
         facts: Facts,
         acknowledge_early: bool,
     ) -> anyhow::Result<Self> {
         let mut signal = signal;
-        let mut listener = TcpListener::bind(address)
-            .with_context(|| format!("cannot listen on {address}; --listen takes another"))?;
+        listener.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(listener);
         let poll = Poll::new().context("cannot make an epoll instance")?;
         let registry = poll.registry();
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;

@@ -5,7 +5,7 @@ use crate::replica::{Replica, open_store, recover, report};
 use crate::stream::Stream;
 use afterimage_area_abi::AreaName;
 use afterimage_delta::Epoch;
-use afterimage_env::make_dir;
+use afterimage_env::{RealDisk, make_dir};
 use afterimage_protocol::status::AreaReport;
 use afterimage_protocol::target::Replica as _;
 use afterimage_protocol::{Held, Position, Refusal, RefusalCode};
@@ -24,6 +24,8 @@ pub(super) struct Area {
     primary: Mutex<Option<(u64, Stream)>>,
     /// Number of the last connection.
     connections: AtomicU64,
+    /// The furthest epoch that a reigning primary said it has.
+    primary_has: AtomicU64,
 }
 
 /// All of them, by name.
@@ -31,6 +33,8 @@ pub(super) struct Area {
 pub(super) struct Areas {
     dir: PathBuf,
     limits: Limits,
+    /// Keeps a second backup out of the directory.
+    _lock: RealDisk,
     areas: Mutex<BTreeMap<AreaName, Arc<Area>>>,
 }
 
@@ -40,6 +44,7 @@ impl Area {
             replica: Mutex::new(replica),
             primary: Mutex::new(None),
             connections: AtomicU64::new(0),
+            primary_has: AtomicU64::new(0),
         })
     }
 
@@ -80,12 +85,37 @@ impl Area {
         }
     }
 
+    /// Notes how far a primary that was let in says it is.
+    pub(super) fn note_primary(&self, epoch: Epoch) {
+        self.primary_has.fetch_max(epoch.0, Ordering::AcqRel);
+    }
+
+    /// How far the primary was when it last connected, if that is further than
+    /// what is held here.
+    pub(super) fn lacks(&self, held: &Held) -> Option<Epoch> {
+        let primary_has = Epoch(self.primary_has.load(Ordering::Acquire));
+        (primary_has > held.position.epoch).then_some(primary_has)
+    }
+
     fn report(&self, name: &AreaName) -> AreaReport {
         let (replica, state) = match self.replica.lock() {
-            Ok(replica) => (replica, "running"),
-            Err(poisoned) => (poisoned.into_inner(), "failed; see the backup's log"),
+            Ok(replica) => {
+                let state = replica
+                    .store()
+                    .stopped()
+                    .map_or_else(|| "running".to_owned(), |cause| format!("stopped: {cause}"));
+                (replica, state)
+            }
+            Err(poisoned) => (
+                poisoned.into_inner(),
+                "failed; see the backup's log".to_owned(),
+            ),
         };
         let held = replica.held();
+        let state = match self.lacks(&held) {
+            Some(epoch) => format!("{state}, behind: the primary has epoch {epoch}"),
+            None => state,
+        };
         AreaReport {
             name: name.to_string(),
             len: held.len,
@@ -94,7 +124,7 @@ impl Area {
             epoch: replica.epoch().0,
             acknowledged: replica.store().synced_epoch().0,
             connected: Some(lock(&self.primary).is_some()),
-            state: state.to_owned(),
+            state,
             ..AreaReport::default()
         }
     }
@@ -136,6 +166,7 @@ impl Areas {
             source,
         };
         make_dir(dir).map_err(|error| unusable(io::Error::other(error)))?;
+        let lock = RealDisk::open(dir).map_err(|error| unusable(io::Error::other(error)))?;
         let mut areas = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
@@ -162,6 +193,7 @@ impl Areas {
         Ok(Self {
             dir: dir.to_owned(),
             limits,
+            _lock: lock,
             areas: Mutex::new(areas),
         })
     }

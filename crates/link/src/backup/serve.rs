@@ -82,6 +82,16 @@ fn promote_area(backup: &Backup, name: &AreaName) -> Result<Message, Refusal> {
     let area = backup.areas.find(name)?;
     let mut replica = area.lock()?;
     let held = replica.held();
+    if let Some(primary_has) = area.lacks(&held) {
+        return Err(refuse(
+            &held,
+            RefusalCode::Fuller,
+            format!(
+                "this backup holds area {name} up to epoch {} only, its primary was at {primary_has}: promote another target, or restart this backup first if this copy is all there is",
+                held.position.epoch
+            ),
+        ));
+    }
     let reign = promote(held.reign);
     replica
         .persist()
@@ -107,6 +117,7 @@ fn primary(backup: &Backup, connection: &mut Connection, hello: &Hello) -> Resul
         .try_clone()
         .map_err(ConnectionError::from)?;
     let connected = area.connect(&replica, stream);
+    area.note_primary(hello.position.epoch);
     drop(replica);
     tracing::info!(area = %hello.name, term = %welcome.term, epoch = %welcome.position.epoch, "primary connected");
     connection.send(&Message::Welcome(welcome))?;

@@ -29,8 +29,8 @@ pub enum OpenError {
         source: Box<DirectoryError>,
     },
     /// A backup cannot be used.
-    #[error("target {address}", address = .0.address())]
-    Remote(#[source] Box<RemoteError>),
+    #[error(transparent)]
+    Remote(Box<RemoteError>),
     /// Not enough targets answer to know what was acknowledged.
     #[error(
         "{reachable} of {targets} targets can be reached, {needed} are needed to be sure of the last acknowledged commit ({problems})"
@@ -83,14 +83,6 @@ pub enum OpenError {
     /// The system has no random numbers.
     #[error("no random numbers for an identity")]
     Random,
-}
-
-impl RemoteError {
-    fn address(&self) -> &Address {
-        match self {
-            Self::Connection { address, .. } | Self::Session { address, .. } => address,
-        }
-    }
 }
 
 /// What one target has, and which.
