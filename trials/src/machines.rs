@@ -80,6 +80,8 @@ pub struct Machines {
     guest: Guest,
     /// Options of the server besides address and area.
     options: Vec<String>,
+    /// Options of `afterimage run` besides area and target.
+    machine_options: Vec<String>,
     world: World,
 }
 
@@ -94,6 +96,7 @@ impl Machines {
             backup: world.backup(0)?,
             guest,
             options: Vec::new(),
+            machine_options: Vec::new(),
             world,
         })
     }
@@ -102,6 +105,14 @@ impl Machines {
     #[must_use]
     pub fn with(mut self, options: &[&str]) -> Self {
         self.options
+            .extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    /// Starts the machines with these options too.
+    #[must_use]
+    pub fn with_machine_options(mut self, options: &[&str]) -> Self {
+        self.machine_options
             .extend(options.iter().map(|&option| option.to_owned()));
         self
     }
@@ -116,7 +127,8 @@ impl Machines {
         application.extend(self.options.iter().map(String::as_str));
         let area = format!("{AREA}=64M");
         let target = self.backup.target();
-        let options = ["--area", &area, "--target", &target];
+        let mut options = vec!["--area", &area, "--target", &target];
+        options.extend(self.machine_options.iter().map(String::as_str));
         let command = self.guest.machine(&application, &options)?;
         self.machine = Some(self.world.start(command, "machine")?);
         self.wait_for_server()
@@ -129,6 +141,34 @@ impl Machines {
     pub fn wait_for_server(&mut self) -> anyhow::Result<SocketAddr> {
         let machine = self.machine.as_mut().context("no machine runs")?;
         ready_on(machine, BOOT_PATIENCE)
+    }
+
+    /// Waits until the machine's console shows a line with `text`.
+    ///
+    /// # Errors
+    /// If it does not within [`BOOT_PATIENCE`].
+    pub fn wait_for_console(&mut self, text: &str) -> anyhow::Result<String> {
+        let machine = self.machine.as_mut().context("no machine runs")?;
+        machine.wait_for_line_with(text, BOOT_PATIENCE)
+    }
+
+    /// Kills the backup with SIGKILL.
+    ///
+    /// # Errors
+    /// If it cannot be killed.
+    pub fn kill_backup(&mut self) -> anyhow::Result<()> {
+        self.backup.program.signal(rustix::process::Signal::KILL)?;
+        self.backup.program.wait()?;
+        Ok(())
+    }
+
+    /// Starts the backup again, with its old directory and address.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start_backup(&mut self) -> anyhow::Result<()> {
+        self.backup = self.world.backup(self.backup.address.port())?;
+        Ok(())
     }
 
     /// Kills the machine with SIGKILL.

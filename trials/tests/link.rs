@@ -10,11 +10,13 @@ use afterimage_trials::deployment::Deployment;
 use afterimage_trials::dice::Dice;
 use afterimage_trials::load::Load;
 use afterimage_trials::process::PATIENCE;
-use afterimage_trials::programs::{AREA, World};
+use afterimage_trials::programs::{AREA, World, binary, ready_on};
 use afterimage_trials::proxy::{Mishap, Proxy, Way};
 use afterimage_trials::record::Record;
+use afterimage_trials::resp::{Connection, Reply};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 /// A server that reaches its backup through a proxy.
@@ -283,4 +285,34 @@ fn a_stranger_and_an_old_term_are_refused_and_told_why() {
         name: "nothing".parse().unwrap(),
     };
     assert_eq!(ask(&strange), RefusalCode::Unknown);
+}
+
+#[test]
+fn an_area_for_which_there_is_no_memory_is_refused_and_the_others_go_on() {
+    let world = World::new().unwrap();
+    let afterimage = binary("afterimage").unwrap();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -v 3000000; exec \"$@\"", "sh"])
+        .arg(afterimage)
+        .args(["backup", "--listen", "127.0.0.1:0", "--dir"])
+        .arg(world.path().join("backup"));
+    let mut backup = world.start(command, "backup").unwrap();
+    let target = format!("tcp://{}", ready_on(&mut backup, PATIENCE).unwrap());
+    let options = ["--target", &target];
+    let good = world.server(&options).unwrap();
+    let mut command = Command::new(binary("afterimage-kv").unwrap());
+    command
+        .args(["--listen", "127.0.0.1:0", "--area", "huge", "--size", "8G"])
+        .args(["--target", &target]);
+    let mut stranger = world.start(command, "stranger").unwrap();
+    assert_eq!(stranger.wait().unwrap().code(), Some(1));
+    assert!(stranger.tail().contains("no memory"), "{}", stranger.tail());
+    let mut client = Connection::open(good.address, PATIENCE).unwrap();
+    assert_eq!(
+        client.ask(&[b"SET", b"a", b"1"]).unwrap(),
+        Reply::Simple("OK".into())
+    );
+    let left = std::fs::read_dir(world.path().join("backup")).unwrap();
+    assert!(left.flatten().all(|entry| entry.file_name() != "huge"));
 }

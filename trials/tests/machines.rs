@@ -47,6 +47,7 @@ fn acknowledged_writes_survive_the_death_of_machine_and_application() {
     run(&[
         &["negative-control", "5"],
         &["application", "10"],
+        &["doubt"],
         &["machine", "20"],
     ]);
 }

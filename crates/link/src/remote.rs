@@ -102,7 +102,9 @@ impl Remote {
                 self.problem = None;
                 self.pause = RETRY.0;
             }
-            Err(error) => self.lose(&report(error)),
+            // Who it is, whoever shows the problem says.
+            Err(RemoteError::Connection { source, .. }) => self.lose(&report(source)),
+            Err(RemoteError::Session { source, .. }) => self.lose(&report(source)),
         }
         greeted
     }

@@ -12,8 +12,8 @@ use afterimage_trials::machines::{Guest, Machines};
 use afterimage_trials::process::Echo;
 use afterimage_trials::programs::World;
 use afterimage_trials::record::Record;
-use afterimage_trials::resp::Connection;
-use anyhow::bail;
+use afterimage_trials::resp::{Connection, Reply};
+use anyhow::{bail, ensure};
 use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -64,6 +64,8 @@ enum Trial {
         /// How often.
         times: u32,
     },
+    /// A commit in doubt in a guest: nobody sees what may be lost.
+    Doubt,
     /// As `machine` with a server that acknowledges too early: must find a
     /// loss.
     NegativeControl {
@@ -93,6 +95,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
         Trial::Contract { epochs } => hypervisor::contract(epochs),
         Trial::Ring => hypervisor::ring(&world, &guest),
         Trial::Clients => hypervisor::clients(&world, &guest),
+        Trial::Doubt => {
+            doubt(Machines::new(world, guest)?.with_machine_options(&["--on-loss", "stop"]))
+        }
         Trial::Machine { times } => {
             let machines = Machines::new(world, guest)?;
             let lost = kill_machines(machines, times, &mut dice)?;
@@ -191,6 +196,30 @@ fn kill_applications(
     machines.promote()?;
     let address = machines.boot()?;
     judge(&mut record, address)
+}
+
+/// The backup is gone and commits stop: the write is not answered, the server
+/// that is started again in the same machine does not serve from it, and after
+/// the takeover it is as if it had never been, since the backup never had it.
+fn doubt(mut machines: Machines) -> anyhow::Result<()> {
+    let address = machines.boot()?;
+    let set = |value: &str| -> anyhow::Result<Reply> {
+        let mut connection = Connection::open(address, PATIENCE)?;
+        Ok(connection.ask(&[b"SET", b"key", value.as_bytes()])?)
+    };
+    ensure!(set("old")? == Reply::Simple("OK".into()));
+    machines.kill_backup()?;
+    ensure!(set("new").is_err(), "a commit in doubt was acknowledged");
+    machines.wait_for_console("ended with status 4")?;
+    // The area is stopped, so the next one cannot open it.
+    machines.wait_for_console("ended with status 1")?;
+    machines.kill()?;
+    machines.start_backup()?;
+    machines.promote()?;
+    let mut connection = Connection::open(machines.boot()?, PATIENCE)?;
+    let value = connection.ask(&[b"GET", b"key"])?;
+    ensure!(value == Reply::Bulk(Some(b"old".to_vec())), "{value:?}");
+    Ok(())
 }
 
 fn patient(address: SocketAddr) -> Load {
