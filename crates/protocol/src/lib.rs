@@ -21,13 +21,15 @@ mod admission;
 pub mod frame;
 mod message;
 pub mod primary;
+mod refusal;
 pub mod status;
 pub mod target;
 mod transfer;
 mod wire;
 
-pub use admission::{Held, Refusal, RefusalCode, admit, promote};
+pub use admission::{Held, admit, promote};
 pub use message::{BadMessage, Hello, Message, Position, Welcome};
+pub use refusal::{Refusal, RefusalCode};
 pub use transfer::{ImageReceiver, TransferError, send_image};
 
 /// Version of the protocol; both sides must speak the same.

@@ -1,8 +1,8 @@
 //! What primary and target say to each other.
 
 use crate::PROTOCOL_VERSION;
-use crate::admission::{Refusal, RefusalCode};
 use crate::frame::{self, Body};
+use crate::refusal::{Refusal, RefusalCode};
 use crate::wire::{
     AckWire, DeltaWire, HelloWire, ImageBeginWire, ImageChunkWire, ImageEndWire, PromotedWire,
     RefusedWire, WelcomeWire,

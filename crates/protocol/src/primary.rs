@@ -1,7 +1,7 @@
 //! The primary's end: its connection to one target.
 
-use crate::admission::{Refusal, RefusalCode};
 use crate::message::{Hello, Message, Position, Welcome, write_delta};
+use crate::refusal::{Refusal, RefusalCode};
 use crate::transfer::{ImageReceiver, TransferError};
 use afterimage_area_abi::Level;
 use afterimage_delta::{Delta, Epoch, Image, Term};

@@ -1,7 +1,8 @@
 //! The target's end: a connection of one primary.
 
-use crate::admission::{Held, Refusal, RefusalCode, admit};
+use crate::admission::{Held, admit};
 use crate::message::{DELTA_HEAD, Hello, Message, Position, Welcome};
+use crate::refusal::{Refusal, RefusalCode};
 use crate::transfer::{CHUNK, ImageReceiver};
 use afterimage_area_abi::{Level, PrimaryId, Reign};
 use afterimage_delta::{Chain, Delta, Epoch, Image, Term, max_encoded_len};

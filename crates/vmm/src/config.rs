@@ -9,6 +9,9 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+/// Most vCPUs of a machine: what was tried.
+pub(crate) const MAX_VCPUS: u8 = 32;
+
 /// A machine.
 pub struct Config {
     /// The kernel, a bzImage as distributions ship it.

@@ -9,9 +9,6 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
-/// Most vCPUs of a machine: what was tried.
-pub(crate) const MAX_VCPUS: u8 = 32;
-
 /// Leaf 1, ECX: the timestamp-deadline timer.
 const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, ECX: a hypervisor is present. Without it Linux does not look for

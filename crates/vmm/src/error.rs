@@ -1,9 +1,9 @@
 //! Why a machine cannot be made, or stopped running.
 
 use crate::layout::LayoutError;
-use crate::probe::OpenError;
 use afterimage_checkpoint::CheckpointError;
 use afterimage_track_kvm::{EnableError, MemoryError, SlotError};
+use kvm_bindings::KVM_API_VERSION;
 use std::io;
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub enum Error {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The number of vCPUs is not possible.
-    #[error("{0} vCPUs: use 1 to {max}", max = crate::cpu::MAX_VCPUS)]
+    #[error("{0} vCPUs: use 1 to {max}", max = crate::config::MAX_VCPUS)]
     Vcpus(u8),
     /// RAM cannot be mapped.
     #[error("cannot map {mib} MiB of memory for the guest: use less, or free some")]
@@ -152,4 +152,28 @@ impl<T, E: Into<io::Error>> SystemContext<T> for Result<T, E> {
             source: source.into(),
         })
     }
+}
+
+/// Why `/dev/kvm` cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is not there.
+    #[error(
+        "/dev/kvm is not there: this machine offers no hardware virtualization, or its module is not loaded (try `modprobe kvm_intel` or `modprobe kvm_amd`)"
+    )]
+    Missing,
+    /// This user may not open it.
+    #[error(
+        "/dev/kvm: permission denied; add yourself to the group kvm (`sudo usermod -aG kvm $USER`, then log in again) or run as root"
+    )]
+    Denied,
+    /// It is something else.
+    #[error("/dev/kvm speaks API version {found}, not {KVM_API_VERSION}")]
+    Version {
+        /// The version it speaks.
+        found: i32,
+    },
+    /// Anything else.
+    #[error("/dev/kvm cannot be opened")]
+    Other(#[source] io::Error),
 }

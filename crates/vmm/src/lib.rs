@@ -39,5 +39,6 @@ pub use area::{LocalOnly, Targets, TargetsError, TargetsInfo};
 pub use config::{AreaConfig, Config, Console, NetConfig, TapConfig};
 pub use error::Error;
 pub use layout::{AreaPlace, Layout, LayoutError};
-pub use machine::{End, Machine, StopHandle};
-pub use status::{AreaStatus, Exits, NetStatus, Status, StatusHandle};
+pub use machine::{Machine, StatusHandle, StopHandle};
+pub use status::{AreaStatus, Exits, NetStatus, Status};
+pub use vcpu::End;

@@ -1,22 +1,23 @@
 //! Building and running a machine.
 
 use crate::area::MountedArea;
+use crate::config::MAX_VCPUS;
 use crate::config::{Config, NetConfig};
 use crate::console::ConsoleThread;
-use crate::cpu::{self, MAX_VCPUS};
+use crate::cpu;
 use crate::error::{Error, KvmContext, SystemContext};
 use crate::kick::Kick;
 use crate::layout::{
     KVM_IDENTITY_MAP, KVM_TSS, Layout, MAX_VIRTIO, VIRTIO_FIRST_GSI, VIRTIO_START, VIRTIO_STEP,
 };
 use crate::net::NetThread;
-use crate::status::{ExitCounters, StatusHandle};
+use crate::status::{ExitCounters, NetStatus, Status};
 use crate::tap::Tap;
-use crate::vcpu::{self, Shared};
+use crate::vcpu::{self, End, Shared};
 use crate::{boot, probe};
 use afterimage_devices::virtio::{DeviceMemory, Interrupt, MacAddress, MmioTransport, Net, RX, TX};
 use afterimage_devices::{
-    Bus, BusDevice, PciConfig, PowerControl, PowerSwitch, ResetPort, SerialPort,
+    Bus, BusDevice, PciConfig, PowerControl, PowerSwitch, ResetPort, SerialPort, lock,
 };
 use afterimage_track_kvm::{DirtyLog, Slot, enable_manual_protect};
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
@@ -37,20 +38,6 @@ pub struct Machine {
     _net: Option<NetThread>,
     _console: Option<ConsoleThread>,
     _ram: Vec<Slot>,
-}
-
-/// Why a guest no longer runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It switched itself off.
-    PowerOff,
-    /// It asked for a reset.
-    Reset,
-    /// It faulted in the handling of a fault in the handling of a fault, as a
-    /// kernel does that cannot go on, or that has no other way to reset.
-    TripleFault,
-    /// A [`StopHandle`] was used.
-    Stopped,
 }
 
 /// Ends a running machine from outside; the guest is not asked.
@@ -412,5 +399,32 @@ mod tests {
         assert_ne!(mac_for("afi0"), mac_for("afi1"));
         // Locally administered, and no multicast.
         assert_eq!(mac_for("afi0").0[0] & 3, 2);
+    }
+}
+
+/// Reads a machine's status, also while it runs.
+#[derive(Clone)]
+pub struct StatusHandle(Arc<Shared>);
+
+impl StatusHandle {
+    /// The status now.
+    #[must_use]
+    pub fn read(&self) -> Status {
+        let shared = &self.0;
+        Status {
+            exits: shared.exits.read(),
+            areas: shared.areas.iter().map(|a| a.status()).collect(),
+            net: shared.net.as_ref().map(|net| {
+                let counters = lock(net).counters();
+                NetStatus {
+                    received: counters.received,
+                    sent: counters.sent,
+                    receive_dropped: counters.receive_dropped,
+                    send_dropped: counters.send_dropped,
+                    broken_queues: counters.broken_queues,
+                }
+            }),
+            console_bytes_lost: shared.console_lost.load(Ordering::Relaxed),
+        }
     }
 }

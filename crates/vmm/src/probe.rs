@@ -4,6 +4,7 @@
 //! hundred times slower than hardware. [`calibrate`] measures.
 
 use crate::cpu;
+pub use crate::error::OpenError;
 use crate::error::{Error, SystemContext};
 use crate::kick::Kick;
 use crate::tiny::{CODE, TinyGuest};
@@ -17,30 +18,6 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Why `/dev/kvm` cannot be used, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It is not there.
-    #[error(
-        "/dev/kvm is not there: this machine offers no hardware virtualization, or its module is not loaded (try `modprobe kvm_intel` or `modprobe kvm_amd`)"
-    )]
-    Missing,
-    /// This user may not open it.
-    #[error(
-        "/dev/kvm: permission denied; add yourself to the group kvm (`sudo usermod -aG kvm $USER`, then log in again) or run as root"
-    )]
-    Denied,
-    /// It is something else.
-    #[error("/dev/kvm speaks API version {found}, not {KVM_API_VERSION}")]
-    Version {
-        /// The version it speaks.
-        found: i32,
-    },
-    /// Anything else.
-    #[error("/dev/kvm cannot be opened")]
-    Other(#[source] io::Error),
-}
 
 /// Opens `/dev/kvm`.
 ///

@@ -1,9 +1,6 @@
 //! What a machine did so far. Reading it costs the guest nothing.
 
-use crate::vcpu::Shared;
-use afterimage_devices::lock;
 use serde::Serialize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A machine's counters at one moment.
@@ -97,33 +94,6 @@ pub struct NetStatus {
     pub broken_queues: u64,
 }
 
-/// Reads a machine's status, also while it runs.
-#[derive(Clone)]
-pub struct StatusHandle(pub(crate) Arc<Shared>);
-
-impl StatusHandle {
-    /// The status now.
-    #[must_use]
-    pub fn read(&self) -> Status {
-        let shared = &self.0;
-        Status {
-            exits: shared.exits.read(),
-            areas: shared.areas.iter().map(|a| a.status()).collect(),
-            net: shared.net.as_ref().map(|net| {
-                let counters = lock(net).counters();
-                NetStatus {
-                    received: counters.received,
-                    sent: counters.sent,
-                    receive_dropped: counters.receive_dropped,
-                    send_dropped: counters.send_dropped,
-                    broken_queues: counters.broken_queues,
-                }
-            }),
-            console_bytes_lost: shared.console_lost.load(Ordering::Relaxed),
-        }
-    }
-}
-
 /// [`Exits`] while they are counted.
 #[derive(Debug, Default)]
 pub(crate) struct ExitCounters {
@@ -136,7 +106,7 @@ pub(crate) struct ExitCounters {
 }
 
 impl ExitCounters {
-    fn read(&self) -> Exits {
+    pub(crate) fn read(&self) -> Exits {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Exits {
             ports: of(&self.ports),

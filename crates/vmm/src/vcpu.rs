@@ -2,7 +2,6 @@
 
 use crate::area::MountedArea;
 use crate::error::{Error, KvmContext};
-use crate::machine::End;
 use crate::status::{ExitCounters, count};
 use crate::tap::Tap;
 use afterimage_devices::area::AddressSpace;
@@ -11,6 +10,20 @@ use afterimage_devices::{Bus, PowerEvent, PowerSwitch};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Why a guest no longer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It switched itself off.
+    PowerOff,
+    /// It asked for a reset.
+    Reset,
+    /// It faulted in the handling of a fault in the handling of a fault, as a
+    /// kernel does that cannot go on, or that has no other way to reset.
+    TripleFault,
+    /// A [`StopHandle`](crate::StopHandle) was used.
+    Stopped,
+}
 
 /// What all vCPUs share.
 pub(crate) struct Shared {
