@@ -92,6 +92,9 @@ pub enum Error {
         /// The console's last lines.
         console: Tail,
     },
+    /// Whoever started the lab wants it to end.
+    #[error("interrupted")]
+    Interrupted,
     /// A job did not end (or a line did not come) in the time it was given;
     /// the lab itself still answers.
     #[error("{program} in the lab: {what} after {} s{evidence}", waited.as_secs())]

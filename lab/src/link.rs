@@ -25,6 +25,9 @@ pub const OUTPUT_LIMIT: usize = 64 << 20;
 /// then finds that its timers are due.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
+/// How soon a wish to end is noticed.
+const ALERTNESS: Duration = Duration::from_millis(100);
+
 /// How long QEMU may take to be gone once its socket is closed.
 const END: Duration = Duration::from_secs(10);
 
@@ -85,6 +88,7 @@ pub(crate) struct Link {
     changed: Condvar,
     console: Console,
     patience: Duration,
+    interrupted: fn() -> bool,
 }
 
 impl Link {
@@ -94,6 +98,7 @@ impl Link {
         socket: UnixStream,
         console: Console,
         patience: Duration,
+        interrupted: fn() -> bool,
     ) -> Result<Arc<Self>> {
         let input = socket
             .try_clone()
@@ -104,6 +109,7 @@ impl Link {
             changed: Condvar::new(),
             console,
             patience,
+            interrupted,
         });
         let reader = Arc::clone(&link);
         thread::Builder::new()
@@ -230,22 +236,20 @@ impl Link {
             if state.hangs {
                 return Err(self.hang(self.patience, during));
             }
-            state = match until {
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(None);
-                    }
-                    self.changed
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            if (self.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            let left = until.map_or(ALERTNESS, |until| {
+                until.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return Ok(None);
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left.min(ALERTNESS))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

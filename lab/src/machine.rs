@@ -51,6 +51,7 @@ pub struct Builder<'a> {
     forwards: Vec<(Option<u16>, u16)>,
     guest: Option<GuestImage>,
     on_console: Option<ConsoleLine>,
+    interrupted: fn() -> bool,
     boot_timeout: Duration,
     answer_timeout: Duration,
 }
@@ -69,6 +70,7 @@ impl<'a> Builder<'a> {
             forwards: Vec::new(),
             guest: None,
             on_console: None,
+            interrupted: || false,
             boot_timeout: BOOT,
             answer_timeout: ANSWER,
         }
@@ -156,6 +158,14 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Asked many times a second while something is waited for: once it gives
+    /// `true`, every wait ends with [`Error::Interrupted`].
+    #[must_use]
+    pub fn interrupted(mut self, interrupted: fn() -> bool) -> Self {
+        self.interrupted = interrupted;
+        self
+    }
+
     /// How long a boot may take before it counts as hung.
     #[must_use]
     pub fn boot_timeout(mut self, timeout: Duration) -> Self {
@@ -191,7 +201,7 @@ impl<'a> Builder<'a> {
         let (ours, theirs) =
             UnixStream::pair().map_err(Error::io("cannot create the agent's socket"))?;
         let console = Console::new(self.on_console);
-        let link = Link::new(ours, console.clone(), self.answer_timeout)?;
+        let link = Link::new(ours, console.clone(), self.answer_timeout, self.interrupted)?;
         let told = Arc::clone(&link);
         let qemu = Qemu::start(command, OwnedFd::from(theirs), &console, move |status| {
             told.gone(status.to_string());

@@ -2,7 +2,7 @@
 //! usable speed, else in the lab. Either way the same programs do the same
 //! things.
 
-use crate::process::{Echo, Program};
+use crate::process::{Echo, Program, interrupted};
 use crate::programs::binary;
 use afterimage_lab::{
     Cache, GuestImage, Job, Kernel, Lab, Line, Progress, Set, Status, Stream, layout,
@@ -143,6 +143,7 @@ impl Place {
         let console = wants.console;
         let mut builder = Lab::builder(cache)
             .guest(guest)
+            .interrupted(interrupted)
             .on_console(move |line| console(line));
         for name in [
             "afterimage",

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// How soon Ctrl-C is noticed.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Longest time for taking everything down after Ctrl-C.
+const END: Duration = Duration::from_secs(10);
+
 /// Longest time for all that happens inside.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -58,8 +61,14 @@ pub(crate) fn run(wish: Wish, emit: &Emit) -> anyhow::Result<bool> {
     });
     loop {
         match receiver.recv_timeout(TICK) {
+            Ok(_) if interrupted() => return Err(Interrupted.into()),
             Ok(result) => return result,
-            Err(RecvTimeoutError::Timeout) if interrupted() => return Err(Interrupted.into()),
+            Err(RecvTimeoutError::Timeout) if interrupted() => {
+                // What runs notices it too and is taken down in order; whatever
+                // takes longer dies with this process.
+                let _ = receiver.recv_timeout(END);
+                return Err(Interrupted.into());
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("the lab's thread panicked"),
         }
