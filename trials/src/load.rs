@@ -199,11 +199,14 @@ impl Running {
             Some(thread::current());
         self.meter.wake_at.store(count, Ordering::SeqCst);
         loop {
+            // In this order: a thread ends after its last command was counted,
+            // so once all have ended the count is final.
+            let ended = self.threads.iter().all(JoinHandle::is_finished);
             let now = self.acknowledged();
             if now >= count {
                 return Ok(());
             }
-            if self.threads.iter().all(JoinHandle::is_finished) {
+            if ended {
                 bail!("all connections ended after {now} of {count} acknowledged commands");
             }
             if interrupted() {

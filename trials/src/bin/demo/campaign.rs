@@ -222,6 +222,9 @@ fn conduct(
     let reach = |goal: u64| -> anyhow::Result<()> {
         let (mut last, mut since) = (0, Instant::now());
         loop {
+            // In this order: a client ends after its last write was counted, so
+            // once all have ended the count is final.
+            let ended = all_ended();
             let done = shared.acknowledged.load(Ordering::SeqCst);
             emit(Event::Progress { done, total });
             if done >= goal {
@@ -233,7 +236,7 @@ fn conduct(
             if interrupted() {
                 return Err(Interrupted.into());
             }
-            if all_ended() || since.elapsed() > PATIENCE {
+            if ended || since.elapsed() > PATIENCE {
                 bail!("only {done} of {goal} writes were acknowledged");
             }
             thread::park_timeout(TICK);
