@@ -292,3 +292,46 @@ fn whatever_a_reigning_peer_says_nothing_is_applied_in_part() {
         assert_eq!(target.image, image, "{case:?} changed something");
     }
 }
+
+#[test]
+fn an_image_that_holds_less_or_another_history_is_refused_at_its_begin_and_at_its_end() {
+    let mut image = Image::new(LEN).unwrap();
+    let mut target = Memory::new();
+    let (_, term) = connect(&hello(0, &image), &mut image, &mut target).unwrap();
+    for value in 1..4 {
+        let delta = change(&image, value);
+        image.apply(&delta).unwrap();
+    }
+    connect(&hello(term.0, &image), &mut image, &mut target).unwrap();
+    let begin = |epoch, chain| Message::ImageBegin {
+        term,
+        len: LEN,
+        position: Position { epoch, chain },
+    };
+    for (epoch, chain, expected) in [
+        (Epoch(2), image.chain(), RefusalCode::Fuller),
+        (image.epoch(), Chain(77), RefusalCode::Diverged),
+    ] {
+        let (mut session, _) = connect(&hello(term.0, &image), &mut image, &mut target).unwrap();
+        let refused = session
+            .on_message(begin(epoch, chain), &mut target)
+            .unwrap_err();
+        assert_eq!(refused.code, expected);
+    }
+
+    // Good when it begins; meanwhile more arrives by another connection.
+    let (mut session, _) = connect(&hello(term.0, &image), &mut image, &mut target).unwrap();
+    let next = begin(image.epoch().next(), Chain(5));
+    session.on_message(next, &mut target).unwrap();
+    for value in 5..8 {
+        let delta = change(&target.image, value);
+        target.image.apply(&delta).unwrap();
+    }
+    let held = target.image.clone();
+    let end = Message::ImageEnd {
+        checksum: afterimage_delta::checksum(&vec![0; usize::try_from(LEN).unwrap()]),
+    };
+    let refused = session.on_message(end, &mut target).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Fuller);
+    assert_eq!(target.image, held);
+}
